@@ -1,15 +1,17 @@
-"""The table of docs/metrics.md, generated from the metrics.
+"""The tables of docs/metrics.md, generated from the metrics.
 
-uv run python -m tests.metrics_table     writes it into the file
+uv run python -m tests.metrics_table     writes them into the file
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from embedgrpc.server.telemetry import inference_names, tei_names
 from embedgrpc.server.telemetry.metrics import METRICS, Kind, Metric
+from embedgrpc.server.telemetry.other_names import OtherName
 from embedgrpc.server.telemetry.prometheus import family_name
 
 DOCUMENT = Path(__file__).parent.parent / "docs/metrics.md"
-_BEGIN, _END = "<!-- Metrics: begin -->\n", "<!-- Metrics: end -->"
 _TYPES = {
     Kind.COUNTER: "counter",
     Kind.AMOUNT: "gauge",
@@ -21,21 +23,47 @@ _PLURALS = {"batch": "batches", "file_descriptor": "descriptors"}
 
 
 def render(document: str) -> str:
-    """Return the document with its table up to date."""
-    before, found, rest = document.partition(_BEGIN)
-    if not found or _END not in rest:
-        raise ValueError(f"{DOCUMENT.name} has no place for the table")
-    table = ["| Prometheus | OTLP | type | unit | labels | meaning |", "|---|---|---|---|---|---|"]
+    """Return the document with its tables up to date."""
+    for title, lines in (
+        ("Metrics", _own()),
+        ("text-embeddings-inference", _others(tei_names.NAMES)),
+        ("Other services", _others(inference_names.NAMES)),
+    ):
+        document = _replace(document, title, lines)
+    return document
+
+
+def _replace(document: str, title: str, lines: Iterable[str]) -> str:
+    begin, end = f"<!-- {title}: begin -->\n", f"<!-- {title}: end -->"
+    before, found, rest = document.partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{DOCUMENT.name} has no place for {title!r}")
+    return before + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :]
+
+
+def _own() -> Iterator[str]:
+    yield "| Prometheus | OTLP | type | unit | labels | meaning |"
+    yield "|---|---|---|---|---|---|"
     for name, metric in METRICS.items():
         total = "_total" if metric.kind is Kind.COUNTER else ""
         one = metric.unit.strip("{}")
         unit = _UNITS.get(metric.unit, _PLURALS.get(one, f"{one}s"))
-        labels = ", ".join(f"`{label}`" for label in metric.attributes)
-        table.append(
+        yield (
             f"| `{family_name(name, metric)}{total}` | `{name}` | {_TYPES[metric.kind]} | {unit} |"
-            f" {labels} | {metric.description}{_condition(metric)} |"
+            f" {_labels(metric.attributes)} | {metric.description}{_condition(metric)} |"
         )
-    return before + _BEGIN + "\n".join(table) + "\n" + rest[rest.index(_END) :]
+
+
+def _others(names: Mapping[str, OtherName]) -> Iterator[str]:
+    yield "| Prometheus | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    for name, one in names.items():
+        kind = "counter" if one.kind == "unknown" else one.kind
+        yield f"| `{name}` | {kind} | {_labels(one.labels)} | {one.meaning}. |"
+
+
+def _labels(names: Iterable[str]) -> str:
+    return ", ".join(f"`{one}`" for one in names)
 
 
 def _condition(metric: Metric) -> str:

@@ -13,6 +13,7 @@ from embedgrpc.server.http.docs_page import body_keys, curl
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES
 from embedgrpc.server.http.headers import (
+    CHALLENGE_HEADERS,
     RATE_HEADERS,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
@@ -21,7 +22,13 @@ from embedgrpc.server.http.headers import (
 )
 
 DOCUMENT = Path(__file__).parent.parent / "docs/http.md"
-_RESPONSE_HEADERS = {**RESPONSE_HEADERS, **TIMING_HEADERS, **RETRY_HEADERS, **RATE_HEADERS}
+_RESPONSE_HEADERS = {
+    **RESPONSE_HEADERS,
+    **TIMING_HEADERS,
+    **RETRY_HEADERS,
+    **RATE_HEADERS,
+    **CHALLENGE_HEADERS,
+}
 URL = "http://127.0.0.1:8080"
 
 

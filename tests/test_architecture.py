@@ -161,11 +161,12 @@ FLOORS = {
         "pair_scores",
         "work",
         "rows",
-        "numbers",
         "routing",
         "exchange",
         "cors",
         "spent",
+        "fields",
+        "numbers",
         "headers",
         "call",
         "failures",
@@ -401,6 +402,8 @@ def test_stubs_are_those_of_the_contract(tmp_path: Path) -> None:
     """Generating the stubs again changes nothing, and none is left over."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     for step in project["tool"]["poe"]["tasks"]["generate"]["sequence"]:
+        if "_out=" not in step["cmd"]:
+            continue  # the descriptor of Envoy, which has a test of its own
         # As poe reads it: the folder of the project, then patterns.
         words = shlex.split(step["cmd"].replace("${POE_ROOT}", str(ROOT)))
         files = [

@@ -146,7 +146,7 @@ def test_every_variable_of_ours_is_a_setting() -> None:
     """No file names an EMBEDGRPC_ variable that the server would not read."""
     named = {
         variable
-        for path in DOCKER.iterdir()
+        for path in DOCKER.rglob("*.*")
         for variable in re.findall(r"\bEMBEDGRPC_\w+", path.read_text())
     }
     assert named >= {"EMBEDGRPC_ADDRESS", "EMBEDGRPC_CACHE_DIR"}
@@ -236,7 +236,7 @@ def test_the_collector_takes_what_is_exported() -> None:
 def test_no_image_of_the_compose_file_is_latest() -> None:
     """Every image has a tag that starts with a version."""
     for service in _services().values():
-        assert re.search(r":\d+\.\d+\.\d+[-.\w]*$", service["image"])
+        assert re.search(r":v?\d+\.\d+\.\d+[-.\w]*$", service["image"])
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.triton.yaml"]])

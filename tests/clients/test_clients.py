@@ -21,6 +21,7 @@ from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, rerank_service_pb2
 from tests.clients.environment import EnvironmentMissingError, find_command
 from tests.server.hash_backend import HashBackend
+from tests.server.identity.callers import KeyFile
 from tests.server.rates.clock import Clock
 from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for, until
 
@@ -151,6 +152,27 @@ async def test_openai_for_python(service: Service) -> None:
         assert (found["class"], found["status"]) == (kind, status), found
         assert (found["code"], found["param"]) == (code, param), found
     assert "'nobody'" in failures["model"]["message"]
+
+
+async def test_openai_with_keys(cache_dir: Path, tmp_path: Path) -> None:
+    """A key goes where the client has one; a wrong one and a forbidden model are its own errors."""
+    keys = KeyFile(tmp_path)
+    key = keys.add("one", 'models = ["embed"]')
+    settings = settings_for(
+        EMBED, SECOND, cache_dir=cache_dir, http_address="127.0.0.1:0", **keys.settings
+    )
+    attempts = [(key, "embed"), ("eg_wrong", "embed"), (key, SECOND.id)]
+    async with (
+        serving(settings) as service,
+        _started("openai_key.py", url=_url(service), attempts=attempts, texts=TEXTS) as process,
+    ):
+        assert process.stdout is not None
+        printed = json.loads(await process.stdout.read())
+    assert printed == [
+        len(TEXTS),
+        ["AuthenticationError", 401, "unauthenticated", "authentication_error"],
+        ["PermissionDeniedError", 403, "permission_denied", "permission_error"],
+    ]
 
 
 async def test_openai_for_node(service: Service) -> None:

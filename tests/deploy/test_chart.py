@@ -249,15 +249,15 @@ def test_scaling_is_by_queued_work(helm: str) -> None:
     by_kubernetes = _resources(helm, *_values("secured-values.yaml"))
     (metric,) = _find(by_kubernetes, "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert metric["pods"] == {
-        "metric": {"name": "embedgrpc_queue_seconds"},
+        "metric": {"name": "embedgrpc_queue_work_seconds"},
         "target": {"type": "AverageValue", "averageValue": "0.5"},
     }
     by_keda = _resources(helm, *_values("gpu-values.yaml"))
     (trigger,) = _find(by_keda, "ScaledObject")["spec"]["triggers"]
     assert trigger["metadata"]["query"] == (
-        'sum(max by (pod) (embedgrpc_queue_seconds{namespace="embedgrpc", '
-        'service="embedgrpc-metrics"}))'
+        'sum(embedgrpc_queue_work_seconds{namespace="embedgrpc", service="embedgrpc-metrics"})'
     )
+    assert "`embedgrpc_queue_work_seconds`" in (ROOT / "docs/metrics.md").read_text("utf-8")
     for resources in (by_kubernetes, by_keda):
         assert "replicas" not in _find(resources, "Deployment")["spec"]
     assert _find(_resources(helm), "Deployment")["spec"]["replicas"] == 2

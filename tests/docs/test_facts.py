@@ -78,7 +78,7 @@ def test_every_label_has_a_row() -> None:
 
 
 def test_the_page_of_metrics_is_current() -> None:
-    """It lists every metric, and the values of the label `fate`."""
+    """It lists every metric by every name, and the values of the label `fate`."""
     document = metrics_table.DOCUMENT.read_text("utf-8")
     assert document == metrics_table.render(document), "run: uv run python -m tests.metrics_table"
     values = re.search(r"`fate` is (.*?)\.", document, re.DOTALL)

@@ -30,7 +30,7 @@ KINDS = (
     "EmbeddingStream",
     "ItemStream",
     "Future",
-    "Inference",
+    "InferCall",
     "Inputs",
     "Job",
     "JobHandle",

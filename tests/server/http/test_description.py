@@ -5,8 +5,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 import pytest
@@ -63,6 +64,91 @@ async def test_the_document_is_valid_and_has_every_route(http: HttpClient) -> No
     assert tags == {one.tag for one in ROUTES} == {one["name"] for one in document["tags"]}
     # Names of types, not places in the code.
     assert not [name for name in document["components"]["schemas"] if "." in name]
+
+
+def _parts(schema: Any) -> Iterator[Any]:
+    """Yield the schemas of the values that a key may have, and of what is in them."""
+    inner = [*schema.get("anyOf", ()), *schema.get("prefixItems", ())]
+    if isinstance(schema.get("items"), dict):
+        inner.append(schema["items"])
+    if not schema.get("anyOf"):
+        yield schema
+    for part in inner:
+        # A part has the keywords of what it is a part of, as far as they fit its type.
+        about = schema if part in schema.get("anyOf", ()) else {}
+        limits = {"maxLength", "enum", "pattern", "maxItems", "minimum", "maximum"}
+        yield from _parts({key: about[key] for key in limits & about.keys()} | part)
+
+
+LIMITS = {
+    "string": ({"maxLength"}, {"enum"}, {"pattern"}),
+    "array": ({"maxItems"}, {"enum"}),
+    "integer": ({"minimum", "maximum"}, {"enum"}),
+    "number": ({"minimum", "maximum"}, {"enum"}),
+    "boolean": (set(),),
+    "null": (set(),),
+    "object": (set(),),
+}
+
+
+async def test_each_key_of_each_body_is_described(serve: Serve) -> None:
+    """It has a sentence, a type, its limits, and what its absence means if it may be absent."""
+    http = HttpClient(await serve(http_address="127.0.0.1:0", max_inputs=77))
+    document = await _document(http)
+    schemas = document["components"]["schemas"]
+    bodies = [one.body for one in ROUTES if one.body is not None]
+    _, parts = msgspec.json.schema_components(bodies)
+    seen = 0
+    for name in parts:
+        schema = schemas[name]
+        for key, value in schema["properties"].items():
+            place = f"{name}.{key}"
+            seen += 1
+            assert value["description"].endswith("."), place
+            assert key in schema.get("required", ()) or "default" in value, place
+            for part in _parts(value):
+                if "$ref" in part:
+                    assert part["$ref"].rpartition("/")[2] in parts, place
+                    continue
+                limits = LIMITS[part["type"]]
+                assert any(one <= part.keys() for one in limits), (place, part)
+                assert isinstance(part.get("maxItems", 0), int), place
+            assert not [keyword for keyword in value if keyword.startswith("x-")], place
+    assert seen > 60
+    inputs = schemas["EmbeddingsRequest"]["properties"]["input"]["anyOf"][1]
+    assert inputs["maxItems"] == 77
+    assert schemas["EmbeddingsRequest"]["properties"]["encoding_format"]["default"] == "float"
+    for route in ROUTES:
+        if get_origin(route.body) is list:
+            content = document["paths"][route.path]["post"]["requestBody"]["content"]
+            assert content["application/json"]["schema"]["maxItems"] == 77
+
+
+async def test_what_a_default_says_is_true(http: HttpClient) -> None:
+    """A body with the default of a key gives the answer of one without it."""
+    document = await _document(http)
+    schemas = document["components"]["schemas"]
+    sent = set()
+    for route in ROUTES:
+        if route.body is None or not isinstance(route.example, dict):
+            continue
+        properties = schemas[route.body.__name__]["properties"]
+        for key, value in properties.items():
+            if value.get("default") is None or key in route.example:
+                continue
+            sent.add(key)
+            plain = await _send(http, route, route.example)
+            same = await _send(http, route, route.example | {key: value["default"]})
+            assert (plain.status, same.status) == (200, 200), (route.path, key, same.body)
+            assert _lasting(plain.json) == _lasting(same.json), (route.path, key)
+    assert {"encoding", "return_documents", "raw_scores", "normalize"} <= sent
+
+
+def _lasting(value: Any) -> Any:
+    """Return an answer without its id and time."""
+    if isinstance(value, dict):
+        return {key: one for key, one in value.items() if key not in {"id", "created"}}
+    return value
 
 
 async def test_examples_work_and_answers_are_as_described(http: HttpClient) -> None:

@@ -1,6 +1,7 @@
 """The keys of an issuer: fetched in the background, and kept while it is away."""
 
 import asyncio
+import base64
 import json
 import logging
 import ssl
@@ -209,6 +210,20 @@ def test_keys_that_cannot_check_tokens_are_left_out() -> None:
     assert found.find("good", "RS256")
     assert not found.find("good", "ES256")
     assert not found.find("good", "HS256")
+
+
+def test_a_shared_secret_must_be_asked_for() -> None:
+    """A secret of the file checks tokens only where the setting names its algorithm."""
+    secret = bytes(range(32))
+    encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+    keys = parse_jwks(_jwks({"kty": "oct", "k": encoded, "kid": "shared"}))
+    claims = {"iss": NAME, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
+    token = jwt.encode(claims, secret, "HS256", {"kid": "shared"})
+    asked: dict[str, Any] = {"jwt_issuer": NAME, "jwt_audience": AUDIENCE, "jwks_file": "x"}
+    with pytest.raises(UnauthenticatedError, match="another algorithm"):
+        TokenVerifier(Settings(**asked), lambda: keys).verify(token)
+    verifier = TokenVerifier(Settings(**asked, jwt_algorithms=("HS256",)), lambda: keys)
+    assert verifier.verify(token).caller.name == "alice"
 
 
 @pytest.mark.parametrize(

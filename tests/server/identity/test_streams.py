@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls import call_sweeper
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.identity.callers import OK, KeyFile, answer_of, bearer, by_grpc
@@ -134,6 +135,8 @@ async def test_a_call_that_has_begun_is_finished(serve: Serve, keys: KeyFile, ba
     backend.hold()
     running = asyncio.create_task(by_grpc(service, bearer(key)))
     await until(backend.running.is_set)
+    # The caller's name stands for it in the fair shares of a model.
+    assert service.admission().ledger.held_tokens(WorkClass.INTERACTIVE, "one")
     keys.remove(key)
     authenticator = service.server.open_calls.authenticator
     assert authenticator is not None

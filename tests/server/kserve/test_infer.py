@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
+from embedgrpc.v1 import classify_service_pb2, embedding_service_pb2, rerank_service_pb2
 from tests.server.failures import failure_of
 from tests.server.kserve.requests import KServe, raw_of, request_for, rows_of, tensor
 from tests.server.service import PATIENCE_S, Service
@@ -223,6 +223,76 @@ async def test_parameters_of_scores_are_followed(kserve: KServe) -> None:
     assert "parameters has 'dimensions'; the model takes truncate" in failure.details
 
 
+@pytest.mark.parametrize("function", [None, "raw", "softmax", "sigmoid"])
+@pytest.mark.parametrize("pairs", [True, False])
+async def test_scores_of_labels_are_those_of_embedgrpc(
+    service: Service,
+    kserve: KServe,
+    pairs: bool,  # noqa: FBT001 - pytest passes parameters by name
+    function: str | None,
+) -> None:
+    """Of texts and of pairs, for all labels in the order of the model."""
+    first, second = ["a man sleeps", "it rains"], ["a man is awake", "it is wet outside"]
+    request = request_for(*first, model_name="classify-nli")
+    expected = classify_service_pb2.ClassifyRequest(
+        model="classify-nli", options={"order": "LABEL_ORDER_MODEL"}
+    )
+    if pairs:
+        request.inputs.append(tensor("text_pair", 2))
+        request.raw_input_contents.append(raw_of(second))
+        both = zip(first, second, strict=True)
+        expected.pairs.extend(
+            classify_service_pb2.TextPair(first=one, second=other) for one, other in both
+        )
+    else:
+        expected.texts.extend(first)
+    if function:
+        request.parameters["score_function"].string_param = function
+        name = f"SCORE_FUNCTION_{function.upper()}"
+        expected.options.MergeFrom(classify_service_pb2.ClassifyOptions(score_function=name))
+    response = await kserve.infer(request)
+    answer = await service.client.classify.Classify(expected, timeout=PATIENCE_S)
+    assert response.outputs[0].name == "score"
+    assert rows_of(response).tolist() == [
+        [label.score for label in one.labels] for one in answer.classifications
+    ]
+    assert response.parameters["input_tokens"].int64_param == answer.usage.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fields"),
+    [
+        (["a", " "], None, ("text[1]",)),
+        (["a", " "], ["a", "b"], ("text[1]",)),
+        (["a", "b"], ["a", " "], ("text_pair[1]",)),
+        (["a", "b"], ["a"], ("text_pair",)),
+        (["a", LONG], ["a", "b"], ("text[1]",)),
+    ],
+)
+async def test_bad_texts_of_a_classifier_are_named(
+    kserve: KServe, first: list[str], second: list[str] | None, fields: tuple[str, ...]
+) -> None:
+    """By their tensors and places."""
+    request = request_for(*first, model_name="classify-nli", parameters=parameters(truncate="NONE"))
+    if second is not None:
+        request.inputs.append(tensor("text_pair", len(second)))
+        request.raw_input_contents.append(raw_of(second))
+    failure = await failure_of(kserve.infer(request))
+    assert failure.fields == fields
+    assert fields[0] in failure.details
+
+
+async def test_parameters_of_another_task_are_refused(kserve: KServe) -> None:
+    """A classifier takes no dimensions; its own are checked."""
+    for given, problem in (
+        ({"dimensions": 3}, "parameters has 'dimensions'; the model takes truncate"),
+        ({"score_function": "tanh"}, "parameters.score_function is 'tanh'; it must be one of raw"),
+        ({"max_tokens": 2}, "parameters.max_tokens is 2; the model needs"),
+    ):
+        request = request_for("a", model_name="classify-nli", parameters=parameters(**given))
+        assert problem in (await failure_of(kserve.infer(request))).details
+
+
 async def test_a_query_must_belong_to_each_text(kserve: KServe) -> None:
     """Neither two queries for three texts, nor two for one."""
     for queries, texts in ((2, 3), (2, 1)):
@@ -275,7 +345,6 @@ async def test_bad_texts_fail_the_call_and_are_named(kserve: KServe) -> None:
         ({"model_version": "2"}, grpc.StatusCode.NOT_FOUND, "model_version"),
         ({"model_name": "n" * 200}, grpc.StatusCode.INVALID_ARGUMENT, "model_name"),
         ({"id": "i" * 300}, grpc.StatusCode.INVALID_ARGUMENT, "id"),
-        ({"model_name": "classify-nli"}, grpc.StatusCode.FAILED_PRECONDITION, "model_name"),
     ],
 )
 async def test_names_are_checked(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,14 @@ async def test_a_caller_sees_and_uses_what_it_may(serve: Serve, tmp_path: Path) 
         service_pb2.ModelStatisticsRequest(), metadata=[bearer(narrow)]
     )
     assert [one.name for one in totals.model_stats] == ["embed"]
+
+
+async def test_a_model_without_vectors_and_scores_has_no_place(serve: Serve) -> None:
+    """It is never ready, and calls say where to go. Such is an encoder of documents alone."""
+    service = await serve(kserve=True)
+    served = service.server.catalog.default
+    served.loaded = replace(served.ready(), embedder=None, reranker=None, classifier=None)
+    await service.server._monitor.publish()
+    assert not await _ready(service, served.id)
+    failure = await failure_of(KServe(service).infer(request_for("a")))
+    assert (failure.code, failure.label) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_TASK")

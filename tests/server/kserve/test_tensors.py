@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.server.kserve.tensors import split_texts
+from embedgrpc.server.kserve.input_tensors import split_texts
 from tests.server.failures import failure_of
 from tests.server.kserve.conftest import MAX_INPUTS
 from tests.server.kserve.requests import KServe, raw_of, request_for, tensor

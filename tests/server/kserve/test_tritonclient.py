@@ -1,6 +1,7 @@
 """Triton's own client in Python, sync and asyncio, against a real server."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -103,6 +104,12 @@ async def test_what_load_generators_ask(service: Service, client: Any) -> None:
     config = (await client.get_model_config("embed", as_json=True))["config"]
     assert config["max_batch_size"] == 32
     assert config["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": ["1"]}]
+    labelled = (await client.get_model_config("classify-nli")).config
+    assert len(json.loads(labelled.parameters["labels"].string_value)) == labelled.output[0].dims[0]
+    assert [(one.name, one.optional) for one in labelled.input] == [
+        ("text", False),
+        ("text_pair", True),
+    ]
     before = (await client.get_inference_statistics("embed")).model_stats[0]
     await client.infer("embed", [text_input(["some", "new", "words"])])
     with pytest.raises(InferenceServerException):
@@ -137,7 +144,7 @@ async def test_probes_and_the_index(client: Any) -> None:
         "embed": True,
         "cross": True,
         "splade-bert": True,
-        "classify-nli": False,
+        "classify-nli": True,
         "none": False,
     }
     assert await client.is_model_ready("embed", "1")

@@ -36,7 +36,7 @@ PLAIN_FIELDS = sorted(
     FIELDS.keys() - {"models", "caller_weights", "http_allowed_origins"} - TLS_FIELDS
 )
 # Settings of several words; the tests set one.
-LISTS = {"jwt_audience", "jwt_algorithms", "public"}
+LISTS = {"jwt_audience", "jwt_algorithms", "public", "metrics_names"}
 # Settings that mean nothing without a port for HTTP.
 HTTP_FIELDS = {"http_allowed_origins", "openai_token_ids"}
 _TLS = {
@@ -49,6 +49,7 @@ _TOKENS = {**_ISSUER, "EMBEDGRPC_JWT_AUDIENCE": "some", "EMBEDGRPC_JWKS_FILE": "
 _FETCHED = {**_ISSUER, "EMBEDGRPC_JWT_AUDIENCE": "some", "EMBEDGRPC_JWKS_URL": "https://some/keys"}
 # Settings that mean nothing without others, and the variables of those.
 NEEDED: dict[str, dict[str, str]] = {
+    "metrics_names": {"EMBEDGRPC_METRICS_ADDRESS": "127.0.0.1:0"},
     **{name: {"EMBEDGRPC_HTTP_ADDRESS": "127.0.0.1:0"} for name in HTTP_FIELDS},
     "request_burst": {"EMBEDGRPC_REQUESTS_PER_S": "5"},
     "token_burst": {"EMBEDGRPC_TOKENS_PER_MIN": "5"},
@@ -128,6 +129,7 @@ def other_value(setting: str) -> Any:
         "jwt_rights_claim": "rights",
         "jwks_url": "https://other.example/keys",
         "public": "metrics",
+        "metrics_names": "tei",
     }
     if setting in special:
         return special[setting]

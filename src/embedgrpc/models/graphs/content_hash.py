@@ -82,6 +82,10 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
         # Earlier int8 graphs had one scale for a whole batch.
         "activation_scales": "tokens" if properties.weight_type is WeightType.INT8 else "",
+        # Earlier ones had token vectors in float32.
+        "token_table": "float16"
+        if properties.weight_type is WeightType.INT8 and properties.table is None
+        else "",
     }
     return {name: value for name, value in rare.items() if value}
 

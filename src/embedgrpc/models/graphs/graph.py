@@ -16,7 +16,7 @@ from embedgrpc.models.sources.source import ModelFiles
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
 # Raise it with every change that makes another graph of the same files.
-_BUILDER_VERSION = 8
+_BUILDER_VERSION = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,8 @@ from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.limits import default_limits
 from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.server.telemetry.call_record import CallRecord, set_current_record
+from embedgrpc.server.telemetry.call_record import DOORS, CallRecord, set_current_record
+from embedgrpc.server.telemetry.metrics import Reading
 from embedgrpc.server.telemetry.tracing import current_context
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +64,13 @@ class OpenCalls:
     def by_task(self) -> Iterable[tuple["asyncio.Task[Any]", OpenCall]]:
         """Return the calls with their tasks, oldest first."""
         return self._open.items()
+
+    def read(self) -> Iterator[Reading]:
+        """Return how many calls are open. From any thread."""
+        calls = self._open.copy().values()
+        counts = Counter(one.record.door for one in calls if not one.record.is_probe)
+        for door in DOORS:
+            yield Reading("embedgrpc.calls.open", counts[door], {"door": door})
 
     def open(self, context: Any, record: CallRecord, kind: type[OpenCall] = OpenCall) -> OpenCall:
         """Register the call of the running task until that task has ended.

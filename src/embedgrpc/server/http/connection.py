@@ -156,7 +156,7 @@ class Connection(web.RequestHandler):
         if status < _FAULT_STATUS:
             error: EngineError = InvalidRequestError(_head_message(status))
             _logger.debug("malformed request", extra={"kind": type(exc).__name__})
-            self._count_refusal()
+            self.count_refusal()
         else:
             error = EngineError.fault()
             if isinstance(exc, Exception):
@@ -174,23 +174,28 @@ class Connection(web.RequestHandler):
             if isinstance(self._manager, ConnectionServer):
                 pace = self._manager.pace
                 # What came with it may be a flood of heads.
-                cost = cost_s(head_bytes=_HEAD_BYTES_MAX if _is_too_large(err_info.exc) else 0)
+                cost = cost_s(
+                    head_bytes=_HEAD_BYTES_MAX if _is_too_large(err_info.exc) else 0, closes=True
+                )
                 await pace.wait(pace.charge(self.address, cost))
             response: web.StreamResponse = await answer(request)
             return response
 
         return answer_in_time
 
-    def _count_refusal(self) -> None:
+    def count_refusal(self) -> None:
+        """Count a request that took memory in vain."""
         if isinstance(self._manager, ConnectionServer):
             self._manager.refusals += 1
 
     def _refuse_head(self) -> None:
         if self.socket is None or self.socket.is_closing():
             return
-        self._count_refusal()
+        self.count_refusal()
         if isinstance(self._manager, ConnectionServer):
-            self._manager.pace.charge(self.address, cost_s(head_bytes=self._head_bytes))
+            self._manager.pace.charge(
+                self.address, cost_s(head_bytes=self._head_bytes, closes=True)
+            )
         # No other answer may be under way.
         if self.idle_since <= time.monotonic():
             response = _response(InvalidRequestError(_head_message(_HEAD_STATUS)), _HEAD_STATUS)

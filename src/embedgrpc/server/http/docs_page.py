@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Final, get_args, get_origin
 
@@ -38,10 +38,14 @@ for (const form of document.querySelectorAll("form")) {
     const { method, path } = form.dataset;
     const output = form.querySelector("output");
     const part = form.elements.part ? form.elements.part.value : "";
-    const request = { method };
+    const request = { method, headers: {} };
+    const key = document.getElementById("key");
+    if (key && key.value) {
+      request.headers.authorization = "Bearer " + key.value;
+    }
     if (form.elements.body) {
       request.body = form.elements.body.value;
-      request.headers = { "content-type": "application/json" };
+      request.headers["content-type"] = "application/json";
     }
     output.textContent = "...";
     try {
@@ -58,8 +62,20 @@ for (const form of document.querySelectorAll("form")) {
 """
 
 
-def page(routes: Iterable[Route]) -> bytes:
-    """Return the page, in HTML."""
+# The page forgets it when it is closed.
+_CREDENTIALS: Final = """<label>API key or token, for all of them
+<input id="key" type="password" autocomplete="off"></label>
+"""
+
+
+def page(routes: Iterable[Route], *, public: Collection[str] | None = None) -> bytes:
+    """Return the page, in HTML.
+
+    Args:
+        routes: The table.
+        public: What is public although calls need credentials, as the setting names it; None where
+            nobody needs any.
+    """
     table = tuple(routes)
     tags: dict[str, list[Route]] = {}
     for route in table:
@@ -68,7 +84,7 @@ def page(routes: Iterable[Route]) -> bytes:
         f"<li><code>{escape(name)}</code>: {escape(text)}</li>\n"
         for name, text in REQUEST_HEADERS.items()
     )
-    sections = "".join(_section(tag, some) for tag, some in tags.items())
+    sections = "".join(_section(tag, some, public) for tag, some in tags.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -85,7 +101,7 @@ errors.</p>
 <p>Headers of requests:</p>
 <ul>
 {headers}</ul>
-{sections}<script>{_SCRIPT}</script>
+{"" if public is None else _CREDENTIALS}{sections}<script>{_SCRIPT}</script>
 </body>
 </html>
 """.encode()
@@ -125,11 +141,11 @@ def body_keys(route: Route) -> tuple[Sequence[str], Sequence[str]]:
     return must, [one.encode_name for one in fields if one.encode_name not in must]
 
 
-def _section(tag: str, routes: Sequence[Route]) -> str:
-    return f"<h2>{escape(tag)}</h2>\n{''.join(_details(one) for one in routes)}"
+def _section(tag: str, routes: Sequence[Route], public: Collection[str] | None) -> str:
+    return f"<h2>{escape(tag)}</h2>\n{''.join(_details(one, public) for one in routes)}"
 
 
-def _details(route: Route) -> str:
+def _details(route: Route, public: Collection[str] | None) -> str:
     prefix, brace, name = route.path.partition("{")
     fields = ""
     if brace:
@@ -140,9 +156,12 @@ def _details(route: Route) -> str:
         fields += _keys(route)
         fields += f'<label>Body <textarea name="body" rows="8">{body}</textarea></label>\n'
     method, path = escape(route.method), escape(prefix)
+    command = curl(route, url="$URL")
+    if public is not None and route.needs_credentials(public):
+        command += ' \\\n  -H "authorization: Bearer $KEY"'
     return f"""<details>
 <summary><code>{method} {escape(route.path)}</code> {escape(route.summary)}</summary>
-<pre class="curl">{escape(curl(route, url="$URL"))}</pre>
+<pre class="curl">{escape(command)}</pre>
 <form data-method="{method}" data-path="{path}">
 {fields}<button>Send</button>
 <pre><output></output></pre>

@@ -107,7 +107,7 @@ class HttpDoor:
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
             if answer.status in _MISTAKES:
-                await self._slow_down(context, call)
+                await self._slow_down(connection, context, call)
         record.status = str(answer.status)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
@@ -133,9 +133,15 @@ class HttpDoor:
             response.force_close()
         return response
 
-    async def _slow_down(self, context: HttpContext, call: OpenCall) -> None:
+    async def _slow_down(
+        self, connection: web.RequestHandler | None, context: HttpContext, call: OpenCall
+    ) -> None:
         """Charge a client for its mistake, and let the answer wait if it has made many."""
-        seconds = cost_s(body_bytes=context.body_bytes)
+        closes = not context.body_is_read
+        if closes and isinstance(connection, Connection):
+            # What it has sent of a large body was in memory.
+            connection.count_refusal()
+        seconds = cost_s(body_bytes=context.body_bytes, closes=closes)
         pause_s = self._pace.charge(address_of(context.peer()), seconds)
         if pause_s:
             # What it holds would keep others waiting.

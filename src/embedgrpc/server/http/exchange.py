@@ -1,6 +1,6 @@
 """One request over HTTP and its answer, between the listener and a dialect."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +163,14 @@ class Route:
     fields: Mapping[str, str] = field(default_factory=dict)
     is_open: bool = False
     need: Need = ANY_CALLER
+
+    def needs_credentials(self, public: Collection[str]) -> bool:
+        """Return whether it needs credentials, where calls do.
+
+        Args:
+            public: What is public all the same, as the setting names it.
+        """
+        return not self.need.is_public and self.need.public_as not in public
 
 
 def to_json(value: Any) -> Answer:

@@ -5,6 +5,7 @@ from typing import Final
 
 from embedgrpc.server.calls.call_metadata import WORK_CLASS_KEY
 from embedgrpc.server.http.call import TIMEOUT_HEADER
+from embedgrpc.server.http.failures import CHALLENGE_HEADER
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY
 
 MODEL_HEADER: Final = "embedgrpc-model"
@@ -47,5 +48,15 @@ RATE_HEADERS: Final[Mapping[str, str]] = {
     "x-ratelimit-remaining-tokens": "Those that are left.",
     "x-ratelimit-reset-tokens": "The time until all are left again.",
 }
+# What an error has whose caller is not known.
+CHALLENGE_HEADERS: Final[Mapping[str, str]] = {
+    CHALLENGE_HEADER: "How to prove who calls.",
+}
 # What the scripts of web pages may read.
-EXPOSED_HEADERS: Final = (*RESPONSE_HEADERS, *TIMING_HEADERS, *RETRY_HEADERS, *RATE_HEADERS)
+EXPOSED_HEADERS: Final = (
+    *RESPONSE_HEADERS,
+    *TIMING_HEADERS,
+    *RETRY_HEADERS,
+    *RATE_HEADERS,
+    *CHALLENGE_HEADERS,
+)

@@ -3,7 +3,8 @@
 Source: the OpenAPI Specification 3.1.1; msgspec writes the schemas of types.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
@@ -13,13 +14,16 @@ import msgspec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES, ErrorForm
+from embedgrpc.server.http.fields import DEFAULT_KEY, INPUTS_SETTING
 from embedgrpc.server.http.headers import (
+    CHALLENGE_HEADERS,
     RATE_HEADERS,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     RETRY_HEADERS,
     TIMING_HEADERS,
 )
+from embedgrpc.server.identity.credentials import API_KEY_KEY
 
 JsonObject = dict[str, Any]
 
@@ -28,21 +32,54 @@ _SCHEMAS: Final = "#/components/schemas/{name}"
 _BODY_STATUSES: Final = (413, 415)
 _RETRY_STATUSES: Final = frozenset({429, 503})
 _RATE_STATUS: Final = 429
+_CHALLENGE_STATUS: Final = 401
+# What a server does not send where nobody needs credentials.
+_NOT_SENT: Final = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED})
+_SECURITY_SCHEMES: Final = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key or a token (JWT).",
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": API_KEY_KEY},
+}
 
 
-def describe(routes: Iterable[Route]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What bounds every body.
+
+    Attributes:
+        inputs: The most texts of a call.
+        size_bytes: The most bytes of a body.
+    """
+
+    inputs: int
+    size_bytes: int
+
+
+def describe(
+    routes: Iterable[Route], limits: BodyLimits, *, public: Collection[str] | None = None
+) -> bytes:
     """Return the document, as JSON.
 
     Args:
         routes: The table. Those that share a method and a path become one operation, whose body
             and answer are one of theirs.
+        limits: What bounds every body.
+        public: What is public although calls need credentials, as the setting names it; None where
+            nobody needs any.
     """
     table = tuple(routes)
-    schemas = _Schemas(table)
+    schemas = _Schemas(table, limits)
     paths: dict[str, JsonObject] = {}
     for operation in operations(table):
         path, method = operation[0].path, operation[0].method.lower()
-        paths.setdefault(path, {})[method] = _operation(operation, schemas)
+        described = paths.setdefault(path, {})[method] = _operation(
+            operation, schemas, _NOT_SENT if public is None else frozenset()
+        )
+        if public is not None and operation[0].needs_credentials(public):
+            described["security"] = [{name: []} for name in _SECURITY_SCHEMES]
     document = {
         "openapi": "3.1.1",
         "info": {
@@ -55,6 +92,7 @@ def describe(routes: Iterable[Route]) -> bytes:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            **({} if public is None else {"securitySchemes": _SECURITY_SCHEMES}),
             "parameters": {
                 name: {
                     "name": name,
@@ -71,6 +109,7 @@ def describe(routes: Iterable[Route]) -> bytes:
                     **TIMING_HEADERS,
                     **RETRY_HEADERS,
                     **RATE_HEADERS,
+                    **CHALLENGE_HEADERS,
                 }.items()
             },
         },
@@ -93,7 +132,7 @@ class _Schemas:
         components: Those that have names.
     """
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], limits: BodyLimits) -> None:
         kinds = {
             id(kind): kind
             for route in routes
@@ -104,6 +143,14 @@ class _Schemas:
             kinds.values(), ref_template=_SCHEMAS
         )
         self._by_kind = dict(zip(kinds, schemas, strict=True))
+        bodies = [one.body for one in routes if one.body is not None]
+        _, parts = msgspec.json.schema_components(bodies, ref_template=_SCHEMAS)
+        for name in parts:
+            for schema in self.components[name].get("properties", {}).values():
+                _bound(schema, limits)
+        for body in bodies:
+            if self.of(body).get("type") == "array":
+                self.of(body).setdefault("maxItems", limits.inputs)
 
     def of(self, kind: Any) -> JsonObject:
         """Return the schema of a type of the table."""
@@ -116,7 +163,34 @@ class _Schemas:
         return different[0] if len(different) == 1 else {"oneOf": different}
 
 
-def _operation(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
+def _bound(schema: JsonObject, limits: BodyLimits, above: frozenset[str] = frozenset()) -> None:
+    """Complete what a key of a body may be: its limits follow from the settings.
+
+    Args:
+        schema: The schema of the key, or a part of it.
+        limits: What bounds every body.
+        above: The keywords of the schemas that it is a part of.
+    """
+    if DEFAULT_KEY in schema:
+        schema["default"] = schema.pop(DEFAULT_KEY)
+    if schema.get("maxItems") == INPUTS_SETTING:
+        schema["maxItems"] = limits.inputs
+    keywords = above | schema.keys()
+    # Neither a text nor a list is longer than the body.
+    if schema.get("type") == "string" and not keywords & {"maxLength", "enum", "pattern"}:
+        schema["maxLength"] = limits.size_bytes
+    if schema.get("type") == "array" and not keywords & {"maxItems", "enum"}:
+        schema["maxItems"] = limits.size_bytes
+    for part in schema.get("anyOf", ()):
+        _bound(part, limits, keywords)
+    for part in (schema.get("items"), *schema.get("prefixItems", ())):
+        if isinstance(part, dict):
+            _bound(part, limits)
+
+
+def _operation(
+    routes: Sequence[Route], schemas: _Schemas, not_sent: Collection[Reason]
+) -> JsonObject:
     first = routes[0]
     operation: JsonObject = {
         "operationId": _identifier(first),
@@ -135,7 +209,7 @@ def _operation(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
                 ),
                 "content": {first.media_type: {"schema": schemas.one_of(o.answer for o in routes)}},
             },
-            **_errors(routes, schemas),
+            **_errors(routes, schemas, not_sent),
         },
     }
     if len(routes) > 1:
@@ -175,12 +249,13 @@ def _parameters(route: Route) -> Iterator[JsonObject]:
             yield {"$ref": f"#/components/parameters/{header}"}
 
 
-def _errors(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
+def _errors(routes: Sequence[Route], schemas: _Schemas, not_sent: Collection[Reason]) -> JsonObject:
     """Return the responses for errors by their statuses."""
     content = {"application/json": {"schema": schemas.one_of(one.errors.body for one in routes)}}
     reasons: dict[int, list[str]] = {}
     for form in dict.fromkeys(one.errors for one in routes):
-        for status, names in _statuses(form, has_body=routes[0].body is not None).items():
+        has_body = routes[0].body is not None
+        for status, names in _statuses(form, not_sent, has_body=has_body).items():
             known = reasons.setdefault(status, [])
             known.extend(name for name in names if name not in known)
     return {
@@ -191,6 +266,7 @@ def _errors(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
                     *RESPONSE_HEADERS,
                     *(RETRY_HEADERS if status in _RETRY_STATUSES else ()),
                     *(RATE_HEADERS if status == _RATE_STATUS else ()),
+                    *(CHALLENGE_HEADERS if status == _CHALLENGE_STATUS else ()),
                 ]
             ),
             "content": content,
@@ -199,10 +275,14 @@ def _errors(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
     }
 
 
-def _statuses(form: ErrorForm, *, has_body: bool) -> Mapping[int, list[str]]:
+def _statuses(
+    form: ErrorForm, not_sent: Collection[Reason], *, has_body: bool
+) -> Mapping[int, list[str]]:
     """Return the statuses that a dialect's errors can have, with the names of their reasons."""
     reasons: dict[int, list[str]] = {}
     for reason in Reason:
+        if reason in not_sent:
+            continue
         error = EngineError("")
         error.reason = reason
         status, _ = form(error, STATUSES[reason])

@@ -16,9 +16,11 @@ from typing import Final
 
 _logger = logging.getLogger(__name__)
 
-# What a refused request takes of the event loop, as measured: in all, for each byte of its body,
-# which is read and searched, and for each byte of a head that is no HTTP or too large.
+# What a refused request takes of the event loop, as measured: in all, for a connection that is
+# closed after it, for each byte of its body, which is read and searched, and for each byte of a
+# head that is no HTTP or too large.
 _REQUEST_S: Final = 0.2e-3
+_CONNECTION_S: Final = 0.3e-3
 _BODY_BYTE_S: Final = 1.5e-9
 _HEAD_BYTE_S: Final = 30e-9
 # The share of the event loop that one address may take by refusals.
@@ -35,14 +37,16 @@ _ADDRESSES_MAX: Final = 4096
 _LOG_INTERVAL_S: Final = 10.0
 
 
-def cost_s(*, body_bytes: int = 0, head_bytes: int = 0) -> float:
+def cost_s(*, body_bytes: int = 0, head_bytes: int = 0, closes: bool = False) -> float:
     """Return about how long a refused request keeps the event loop busy, in seconds.
 
     Args:
         body_bytes: Those of its body that were read.
         head_bytes: Those of a head that was not understood.
+        closes: Whether its connection is closed, because its end is not known.
     """
-    return _REQUEST_S + _BODY_BYTE_S * body_bytes + _HEAD_BYTE_S * head_bytes
+    seconds = _REQUEST_S + _BODY_BYTE_S * body_bytes + _HEAD_BYTE_S * head_bytes
+    return seconds + _CONNECTION_S * closes
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """Describes the server and its models in Triton's terms."""
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from embedgrpc.server.kserve.parameters import PRIORITY_LEVELS
-from embedgrpc.server.kserve.signature import VERSION, Tensor, signature_of
+from embedgrpc.server.kserve.signature import VERSION, Task, Tensor, signature_of
 from embedgrpc.server.kserve.statistics import Duration, ModelTotals
 from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.settings.settings import Settings
@@ -75,7 +76,10 @@ def configure_model(served: ServedModel, settings: Settings) -> service_pb2.Mode
         max_batch_size=settings.max_inputs,
         input=[
             model_config_pb2.ModelInput(
-                name=one.name, data_type=_TYPES[one.datatype], dims=one.sizes
+                name=one.name,
+                data_type=_TYPES[one.datatype],
+                dims=one.sizes,
+                optional=one.optional,
             )
             for one in signature.inputs
         ],
@@ -90,10 +94,12 @@ def configure_model(served: ServedModel, settings: Settings) -> service_pb2.Mode
         ),
     )
     config.version_policy.latest.num_versions = 1
-    for name, value in (
-        ("fingerprint", loaded.fingerprint),
-        ("max_tokens", str(loaded.properties.max_tokens)),
-    ):
+    properties = loaded.properties
+    values = {"fingerprint": loaded.fingerprint, "max_tokens": str(properties.max_tokens)}
+    if signature.task is Task.CLASSIFY:
+        # In the order of the scores.
+        values["labels"] = json.dumps(properties.labels)
+    for name, value in values.items():
         config.parameters[name].string_value = value
     return service_pb2.ModelConfigResponse(config=config)
 

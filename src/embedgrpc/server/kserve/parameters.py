@@ -6,11 +6,14 @@ from typing import Any, Final
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.contract.words import read_input_type, read_truncation, read_word
-from embedgrpc.v1 import common_pb2, embedding_service_pb2, rerank_service_pb2
+from embedgrpc.v1 import (
+    classify_service_pb2,
+    common_pb2,
+    embedding_service_pb2,
+    rerank_service_pb2,
+)
 
 FIELD: Final = "parameters"
-# Names of the contract's options as they are here.
-FIELDS: Final[Mapping[str, str]] = {f"{FIELD}.truncation": f"{FIELD}.truncate"}
 _INT32_MAX = 2**31 - 1
 # More than there are.
 _PARAMETERS_MAX = 64
@@ -25,6 +28,11 @@ PRIORITY_LEVELS: Final = 2
 _SCALES: Final[Mapping[str, rerank_service_pb2.ScoreScale]] = {
     "raw": rerank_service_pb2.SCORE_SCALE_RAW,
     "sigmoid": rerank_service_pb2.SCORE_SCALE_SIGMOID,
+}
+_FUNCTIONS: Final[Mapping[str, classify_service_pb2.ScoreFunction]] = {
+    "raw": classify_service_pb2.SCORE_FUNCTION_RAW,
+    "softmax": classify_service_pb2.SCORE_FUNCTION_SOFTMAX,
+    "sigmoid": classify_service_pb2.SCORE_FUNCTION_SIGMOID,
 }
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 # Clients of NVIDIA NIM say it; other numbers than float32 have no place here.
@@ -114,6 +122,17 @@ class Parameters:
         if (instruction := self._text("instruction")) is not None:
             options.instruction = instruction
         self._end("truncate", "max_tokens", "score_scale", "instruction")
+        return options
+
+    def classify_options(self) -> classify_service_pb2.ClassifyOptions:
+        """Take how to classify, and refuse what is left."""
+        options = classify_service_pb2.ClassifyOptions(
+            truncation=self._truncation(), max_tokens=self._int32("max_tokens")
+        )
+        if (function := self._text("score_function")) is not None:
+            place = _place("score_function")
+            options.score_function = read_word(function, _FUNCTIONS, field=place)
+        self._end("truncate", "max_tokens", "score_function")
         return options
 
     def _truncation(self) -> common_pb2.Truncation:

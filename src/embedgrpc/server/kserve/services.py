@@ -1,7 +1,7 @@
 """The service of the KServe v2 protocol, as Triton's clients call it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from embedgrpc.server.kserve.description import (
     list_models,
     report_statistics,
 )
-from embedgrpc.server.kserve.inference import Inference, find_model, renamed_errors
+from embedgrpc.server.kserve.infer_call import InferCall, find_model, renamed_errors
+from embedgrpc.server.kserve.inference import infer
 from embedgrpc.server.kserve.signature import SERVICE
 from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
@@ -139,7 +140,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         return list_models(self._catalog, only_ready=request.ready)
 
     async def ModelInfer(self, request: service_pb2.ModelInferRequest, context: Any) -> bytes:  # noqa: N802
-        """Embed texts, or score pairs of them.
+        """Embed texts, score pairs of them, or classify them.
 
         Returns:
             A `ModelInferResponse` in wire form.
@@ -151,9 +152,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         succeeded = False
         try:
             with renamed_errors():
-                inference = Inference(request, context, served, self._settings)
-                answer = await inference.run()
-            self._statistics.call_succeeded(served.id, began_ns, inference.call.times)
+                infer_call = InferCall(request, context, served, self._settings)
+                answer = await infer(infer_call)
+            self._statistics.call_succeeded(served.id, began_ns, infer_call.call.times)
             succeeded = True
             return answer
         finally:
@@ -165,6 +166,11 @@ async def _refuse(why: str, request: Any, context: Any) -> None:
     """Refuse a method. No reason of the contract has this status."""
     del request
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
+
+
+def describe_services() -> Sequence[Any]:
+    """Return the descriptors of the services, for those who list their methods."""
+    return tuple(service_pb2.DESCRIPTOR.services_by_name.values())
 
 
 def add_kserve(

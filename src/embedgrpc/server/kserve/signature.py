@@ -12,6 +12,8 @@ SERVICE: Final = "inference.GRPCInferenceService"
 # Models have one version; clients compare the numbers of several.
 VERSION: Final = "1"
 TEXT: Final = "text"
+# The second text of a pair to classify.
+TEXT_PAIR: Final = "text_pair"
 QUERY: Final = "query"
 EMBEDDING: Final = "embedding"
 TOKEN_COUNT: Final = "token_count"  # noqa: S105 - no password
@@ -25,6 +27,7 @@ class Task(Enum):
 
     EMBED = auto()
     RANK = auto()
+    CLASSIFY = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,13 @@ class Tensor:
         name: Its name.
         datatype: Its type in the protocol's terms.
         sizes: Its shape for one input: the batch comes in front.
+        optional: Whether a request may leave it out.
     """
 
     name: str
     datatype: str
     sizes: tuple[int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Signature:
 
     Attributes:
         task: What it does.
-        inputs: What it takes; all are required.
+        inputs: What it takes.
         outputs: What it gives.
     """
 
@@ -67,6 +72,10 @@ def find_signature(loaded: LoadedModel) -> Signature | None:
     if loaded.reranker is not None:
         query = Tensor(QUERY, "BYTES", (1,))
         return Signature(Task.RANK, (query, text), (Tensor(SCORE, "FP32", (1,)),))
+    if loaded.classifier is not None:
+        second = Tensor(TEXT_PAIR, "BYTES", (1,), optional=True)
+        score = Tensor(SCORE, "FP32", (len(properties.labels),))
+        return Signature(Task.CLASSIFY, (text, second), (score,))
     return None
 
 
@@ -80,14 +89,14 @@ def signature_of(served: ServedModel) -> tuple[LoadedModel, Signature]:
 
     Raises:
         BackendUnavailableError: It cannot be called now.
-        UnsupportedError: It has neither dense vectors nor scores of pairs.
+        UnsupportedError: It has neither dense vectors nor scores.
     """
     loaded = served.ready()
     signature = find_signature(loaded)
     if signature is None:
         raise UnsupportedError(
-            f"the model {served.id} has neither dense vectors nor scores of pairs, which"
-            f" {SERVICE} serves: call it through embedgrpc.v1",
+            f"the model {served.id} has neither dense vectors nor scores, which {SERVICE} serves:"
+            " call it through embedgrpc.v1",
             field="model_name",
             metadata={"label": "WRONG_TASK", "model": served.id},
         )

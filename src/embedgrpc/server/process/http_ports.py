@@ -1,6 +1,7 @@
 """The HTTP ports: that for calls, and that which serves only metrics."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -14,6 +15,7 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.settings.worst_case import METRICS_CONNECTIONS
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.metrics import Figures
+from embedgrpc.server.telemetry.other_names import OtherNames
 from embedgrpc.server.telemetry.prometheus import MetricsPage
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class HttpPorts:
         settings: The settings.
         health: The health of the services.
         figures: What the server counts.
+        other_names: The same by the names of other servers.
         tls: Its certificates; None for no TLS.
     """
 
@@ -36,7 +39,9 @@ class HttpPorts:
         catalog: Catalog,
         settings: Settings,
         health: HealthService,
+        *,
         figures: Figures,
+        other_names: Sequence[OtherNames],
         tls: "Tls | None",
     ) -> None:
         self._settings = settings
@@ -46,7 +51,9 @@ class HttpPorts:
             settings,
             health,
             started_at=int(time.time()),
-            metrics=MetricsPage(figures),
+            metrics=MetricsPage(
+                figures if "embedgrpc" in settings.metrics_names else None, other_names
+            ),
         )
 
     def calls(self, calls: OpenCalls, *, limits: Limits, tracer: HttpTracer | None) -> HttpListener:

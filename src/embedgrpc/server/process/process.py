@@ -69,11 +69,8 @@ async def serve(
             _logger.info("listening", extra={**where, **start, **_limits(settings)})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
-            if not settings.identifies_callers and not settings.is_local:
-                _logger.warning(
-                    "anybody who can reach this server can call it: set api_keys_file, jwt_issuer"
-                    " or certificate_callers_file to require credentials"
-                )
+            if warning := exposure_warning(settings):
+                _logger.warning(warning)
             if is_dual_stack(settings.address):
                 _logger.info("listening on all IPv6 addresses, too")
             await _until(stopping, server.load())
@@ -118,6 +115,16 @@ def _held_pid_file(settings: Settings) -> Iterator[None]:
             except (PidFileError, RuntimeError) as error:
                 raise StartError(str(error), settings_are_wrong=True) from None
         yield
+
+
+def exposure_warning(settings: Settings) -> str:
+    """Return what to do where strangers may call; empty where they may not."""
+    if settings.identifies_callers or settings.is_local or settings.tls_client_ca_file:
+        return ""
+    return (
+        "anybody who can reach this server can call it: set api_keys_file, jwt_issuer or"
+        " tls_client_ca_file to require credentials"
+    )
 
 
 def settle_memory() -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ from embedgrpc.server.calls.access_log import AccessLog
 from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.graceful_stop import ShutdownGate
+from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.activity import ConnectionActivity
@@ -34,6 +36,7 @@ from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
+from embedgrpc.server.process.call_methods import call_methods, proofs_of
 from embedgrpc.server.process.health_listener import HealthListener
 from embedgrpc.server.process.model_changes import ModelChanges
 from embedgrpc.server.process.model_drain import ModelDrain
@@ -50,6 +53,7 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_figures import CallFigures
 from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
     from embedgrpc.server.process.http_ports import HttpPorts
+    from embedgrpc.server.telemetry.other_names import OtherNames
 
 _logger = logging.getLogger(__name__)
 
@@ -131,16 +136,20 @@ class Server:
         self._lag.warns = False
         self.figures = Figures()
         self._times = WorkTimes(self.catalog)
+        self._process = ProcessFigures(self.catalog)
+        self._other_names: Sequence[OtherNames] = ()
         for figures in (
             self._totals,
             self._times,
             ModelFigures(self.catalog),
-            ProcessFigures(self.catalog),
+            self._process,
             self._lag,
+            self.open_calls,
             self.open_calls.rates,
         ):
             self.figures.add(figures.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
+        self._count_calls()
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
@@ -190,6 +199,29 @@ class Server:
         self._access_log = AccessLog(settings.access_log, caller_metadata=settings.caller_metadata)
         self.open_calls.observers.append(self._access_log.observe)
         self.figures.add(self.reloading.reading)
+
+    def _count_calls(self) -> None:
+        settings = self._settings
+        methods = tuple(call_methods(settings))
+        calls = CallFigures(
+            methods,
+            self.catalog,
+            proofs=proofs_of(settings),
+            has_authentication=settings.identifies_callers,
+        )
+        self.figures.add(calls.read)
+        self.open_calls.observers.append(lambda call: calls.add(call.record, call.caller.proof))
+        if settings.metrics_names == ("embedgrpc",):
+            return
+        # Imported only where they are used: they cost time and memory.
+        from embedgrpc.server.process.metrics_names import open_other_names  # noqa: PLC0415 - above
+
+        self._other_names = open_other_names(
+            settings, methods, self.catalog, self._process.gpu_memory
+        )
+        for names in self._other_names:
+            self.open_calls.observers.append(partial(_add_record, names))
+            self._observers.append(names)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
@@ -322,7 +354,14 @@ class Server:
         # Imported only where it is used: it costs time and memory.
         from embedgrpc.server.process.http_ports import HttpPorts  # noqa: PLC0415 - see above
 
-        return HttpPorts(self.catalog, self._settings, self._health, self.figures, self._tls)
+        return HttpPorts(
+            self.catalog,
+            self._settings,
+            self._health,
+            figures=self.figures,
+            other_names=self._other_names,
+            tls=self._tls,
+        )
 
     def _keep(self, keeper: ConnectionKeeper) -> None:
         self.figures.add(keeper.read)
@@ -438,3 +477,7 @@ def _open_authenticator(settings: Settings) -> Authenticator:
 async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
+
+
+def _add_record(names: "OtherNames", call: OpenCall) -> None:
+    names.add(call.record)

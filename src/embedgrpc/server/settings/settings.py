@@ -517,6 +517,14 @@ class Settings(BaseModel):
         " unix:PATH. It has its own connection limits, and TLS if the main addresses have it. The"
         " HTTP port serves them too. Empty opens none",
     )
+    metrics_names: tuple[Literal["embedgrpc", "tei", "inference"], ...] = Field(
+        default=("embedgrpc",),
+        min_length=1,
+        description="Names of the metrics for Prometheus; repeat it or separate names by commas."
+        " embedgrpc has all of them. tei adds those of text-embeddings-inference (te_*), inference"
+        " those of the embedding-inference-api and triton-grpc-proxy (inference_*, model_*,"
+        " gpu_memory_*, tgp_*), so that their dashboards go on",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged"
     )
@@ -604,7 +612,7 @@ class Settings(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("jwt_audience", "jwt_algorithms", "public", mode="before")
+    @field_validator("jwt_audience", "jwt_algorithms", "public", "metrics_names", mode="before")
     @classmethod
     def _split_words(cls, value: object) -> object:
         """Read a list, or words separated by commas, or both."""
@@ -708,6 +716,8 @@ class Settings(BaseModel):
             is_http = name.startswith(_HTTP_PREFIX) or name in _OTHER_HTTP_SETTINGS
             if is_http and getattr(self, name) != field.get_default():
                 raise ValueError(f"{name} needs http_address: without it there is no HTTP port")
+        if not self.metrics_address and self.metrics_names != ("embedgrpc",):
+            raise ValueError("metrics_names needs metrics_address or http_address")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ It holds names, counts and times; never a text, a vector or a key.
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.work import Call
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The protocol of a call.
 Door = Literal["grpc", "tei", "kserve", "http"]
+DOORS: Final[tuple[Door, ...]] = get_args(Door)
 
 _DOORS: Final[tuple[tuple[str, Door], ...]] = (("/tei.v1.", "tei"), ("/inference.", "kserve"))
 # Services and methods that only say how the server is: gRPC's own, and those of KServe.

@@ -71,6 +71,30 @@ class Reading:
 Read = Callable[[], Iterable[Reading]]
 
 METRICS: Final[Mapping[str, Metric]] = {
+    "embedgrpc.calls": Metric(
+        Kind.COUNTER,
+        "{call}",
+        "Calls that have ended, without probes.",
+        ("door", "method", "model", "caller_class", "status", "reason"),
+    ),
+    "embedgrpc.call.duration": Metric(
+        Kind.HISTOGRAM,
+        "s",
+        "Time from the start of a call to its end, if it succeeded.",
+        ("door", "method", "model"),
+    ),
+    "embedgrpc.call.inputs": Metric(
+        Kind.COUNTER, "{input}", "Texts, documents and pairs of calls.", ("door", "model")
+    ),
+    "embedgrpc.call.tokens": Metric(
+        Kind.COUNTER, "{token}", "Tokens that models read for calls.", ("door", "model")
+    ),
+    "embedgrpc.calls.open": Metric(
+        Kind.AMOUNT, "{call}", "Calls that are open, without probes.", ("door",)
+    ),
+    "embedgrpc.refusals": Metric(
+        Kind.COUNTER, "{call}", "Calls that the server turned away.", ("reason", "label")
+    ),
     "embedgrpc.sequences": Metric(
         Kind.COUNTER,
         "{sequence}",

@@ -1,11 +1,11 @@
 """What the process is, and what it uses of the machine."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from embedgrpc.machine import process_usage
-from embedgrpc.machine.gpu_memory import GpuMemoryReader
+from embedgrpc.machine.gpu_memory import GpuMemory, GpuMemoryReader
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.telemetry.metrics import Reading
 
@@ -38,12 +38,16 @@ class ProcessFigures:
         yield Reading("process.start.time", process_usage.started_at_s(), {})
         yield from self._read_gpus()
 
-    def _read_gpus(self) -> Iterator[Reading]:
+    def gpu_memory(self) -> Sequence[GpuMemory]:
+        """Return the memory of the GPUs; nothing where no model runs on one."""
         if not any(one.loaded and one.loaded.device == "cuda" for one in self._catalog):
-            return
+            return ()
         if self._gpus is None:
             self._gpus = GpuMemoryReader()
-        for one in self._gpus.read():
+        return self._gpus.read()
+
+    def _read_gpus(self) -> Iterator[Reading]:
+        for one in self.gpu_memory():
             gpu = {"gpu": str(one.gpu)}
             yield Reading("embedgrpc.gpu.memory.used", one.used_bytes, gpu)
             yield Reading("embedgrpc.gpu.memory.total", one.total_bytes, gpu)

@@ -6,9 +6,9 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import exposition as text
 from prometheus_client import samples
@@ -34,35 +34,50 @@ _WEIGHT = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*", re.IGNOR
 _ACCEPT_CHARACTERS_MAX: Final = 2000
 
 
+class Collects(Protocol):
+    """Something that has metrics of its own."""
+
+    def collect(self) -> Iterable[Family]:
+        """Return them. From any thread."""
+        ...
+
+
 class MetricsPage:
     """What `/metrics` shows.
 
     Args:
-        figures: What to read the metrics from.
+        figures: What to read the metrics from; None to leave out our own.
+        others: Metrics by the names of other servers.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures | None, others: Sequence[Collects] = ()) -> None:
         self._figures = figures
+        self._others = others
         # Several scrapes at once would hold the interpreter lock in turn.
         self._writing = asyncio.Lock()
 
     async def write(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics off the event loop; see `write_metrics`."""
         async with self._writing:
-            return await asyncio.to_thread(write_metrics, self._figures, accept)
+            return await asyncio.to_thread(
+                write_metrics, self._figures, accept, others=self._others
+            )
 
 
-def write_metrics(figures: Figures, accept: str) -> tuple[bytes, str]:
+def write_metrics(
+    figures: Figures | None, accept: str, *, others: Sequence[Collects] = ()
+) -> tuple[bytes, str]:
     """Write all metrics. Takes milliseconds: not for the event loop.
 
     Args:
-        figures: What to read them from.
+        figures: What to read ours from; None to leave them out.
         accept: The header of the request that says which formats its sender reads.
+        others: Further metrics, by the names of other servers.
 
     Returns:
         The metrics, and their media type.
     """
-    families = _Families(figures)
+    families = _Families(figures, others)
     # All names are plain, so that there is nothing to escape in them.
     escaping = openmetrics.ALLOWUTF8
     if prefers_openmetrics(accept):
@@ -96,31 +111,40 @@ def family_name(name: str, metric: Metric) -> str:
 class _Families(Collector):
     """The figures in the form that prometheus_client writes."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures | None, others: Sequence[Collects]) -> None:
         self._figures = figures
+        self._others = others
 
     def collect(self) -> Iterator[Family]:
-        families = {
-            name: Family(
-                family_name(name, metric),
-                metric.description.removesuffix("."),
-                _FAMILIES[metric.kind],
-                _UNITS.get(metric.unit, ""),
-            )
-            for name, metric in METRICS.items()
-        }
-        for reading in self._figures.read():
-            family = families[reading.metric]
-            if reading.distribution is not None:
-                _add_distribution(family, reading.attributes, reading.distribution)
-                continue
-            suffix = "_total" if family.type == "counter" else ""
-            family.add_sample(family.name + suffix, dict(reading.attributes), reading.value)
-        # A family without samples would be a name that no query finds.
-        yield from (one for one in families.values() if one.samples)
+        if self._figures is not None:
+            yield from _own_families(self._figures)
+        for other in self._others:
+            yield from other.collect()
 
 
-def _add_distribution(family: Family, attributes: Mapping[str, str], found: Distribution) -> None:
+def _own_families(figures: Figures) -> Iterator[Family]:
+    families = {
+        name: Family(
+            family_name(name, metric),
+            metric.description.removesuffix("."),
+            _FAMILIES[metric.kind],
+            _UNITS.get(metric.unit, ""),
+        )
+        for name, metric in METRICS.items()
+    }
+    for reading in figures.read():
+        family = families[reading.metric]
+        if reading.distribution is not None:
+            add_distribution(family, reading.attributes, reading.distribution)
+            continue
+        suffix = "_total" if family.type == "counter" else ""
+        family.add_sample(family.name + suffix, dict(reading.attributes), reading.value)
+    # A family without samples would be a name that no query finds.
+    yield from (one for one in families.values() if one.samples)
+
+
+def add_distribution(family: Family, attributes: Mapping[str, str], found: Distribution) -> None:
+    """Add what a histogram has counted to a family."""
     total = 0
     for bucket, (bound, count) in enumerate(zip(_bounds(found.bounds), found.counts, strict=True)):
         total += count

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
@@ -15,6 +16,7 @@ from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
+from embedgrpc.models.graphs.weight_types.matmuls import find_tables
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import find_weight_file
@@ -156,6 +158,49 @@ def test_weights_are_int8_per_column(tmp_path: Path) -> None:
         assert scale.shape == tensors[name].shape[1:]
         # Every column uses its whole range.
         assert (np.abs(tensors[name].astype(int)).max(axis=0) == 127).all()
+
+
+def test_token_vectors_are_float16(tmp_path: Path) -> None:
+    """The table of token vectors takes half the memory; smaller tables stay as they are."""
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    model = onnx.load(graph.path)
+    tensors = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    (table,) = [values for values in tensors.values() if values.dtype == np.float16]
+    stored = load_file(FIXTURES / "bert-mean" / "model.safetensors")
+    (wanted,) = [values for key, values in stored.items() if key.endswith("word_embeddings.weight")]
+    assert np.array_equal(table, wanted.astype(np.float16))
+    assert any("position_embeddings" in name for name in tensors)
+
+
+@pytest.mark.parametrize("largest", [1.0, 65504.0, 70000.0])
+def test_a_table_with_large_numbers_keeps_them(tmp_path: Path, largest: float) -> None:
+    """A number beyond the range of float16 leaves the table at float32."""
+    folder = copy_fixture("bert-mean", tmp_path, leave_out=["onnx"])
+    weights = load_file(folder / "model.safetensors")
+    (name,) = [key for key in weights if key.endswith("word_embeddings.weight")]
+    weights[name][-1, 0] = -largest
+    save_file(weights, folder / "model.safetensors")
+    model = onnx.load(_prepare(folder, tmp_path / "cache").path)
+    kinds = {one.data_type for one in model.graph.initializer if name in one.name}
+    is_half = largest <= float(np.finfo(np.float16).max)
+    assert kinds == {onnx.TensorProto.FLOAT16 if is_half else onnx.TensorProto.FLOAT}
+
+
+def test_tables_with_another_use_are_left() -> None:
+    """Only rows may be read: not the weights of a product, and not other axes."""
+    table = np.zeros((2000, 16), np.float32)
+    names = ("alone", "tied", "columns", "short", "unused")
+    tensors = [onnx.numpy_helper.from_array(table, name) for name in names if name != "short"]
+    tensors.append(onnx.numpy_helper.from_array(table[:100], "short"))
+    nodes = [
+        onnx.helper.make_node("Gather", ["alone", "ids"], ["one"]),
+        onnx.helper.make_node("Gather", ["tied", "ids"], ["two"]),
+        onnx.helper.make_node("Transpose", ["tied"], ["turned"]),
+        onnx.helper.make_node("Gather", ["columns", "ids"], ["three"], axis=1),
+        onnx.helper.make_node("Gather", ["short", "ids"], ["four"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "tables", [], [], tensors)
+    assert find_tables(graph) == {"alone"}
 
 
 def test_it_has_an_entry_and_a_hash_of_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rewrites the products of activations with weights, to compute them in another type.
 
-All else stays float32: attention between tokens, normalisations, poolings, the layers after.
+A conversion may also store the tables of token vectors in another type. All else stays float32:
+attention between tokens, normalisations, poolings, the layers after.
 """
 
 from pathlib import Path
@@ -18,6 +19,20 @@ Weight = TypeVar("Weight")
 
 _MATRIX_RANK = 2
 _COLUMNS_MIN = 8
+# Smaller tables, as those of positions and types are in most models, take little memory.
+_TABLE_ROWS_MIN = 1024
+
+
+class TableConversion(Protocol):
+    """Stores the tables of one graph, of which `Gather(table, ids)` takes rows."""
+
+    def write_table(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> None:
+        """Write the table, whose values lie in the folder, in its new form."""
+        ...
+
+    def append_rows(self, writer: GraphWriter, node: onnx.NodeProto) -> None:
+        """Append nodes that make the output of a look-up, float32."""
+        ...
 
 
 class Conversion(Protocol[Weight]):
@@ -32,13 +47,20 @@ class Conversion(Protocol[Weight]):
         ...
 
 
-def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weight]) -> int:
+def convert_matmuls(
+    graph_path: Path,
+    folder: Path,
+    conversion: Conversion[Weight],
+    *,
+    tables: TableConversion | None = None,
+) -> int:
     """Write a copy of a float32 graph with converted products.
 
     Args:
         graph_path: The graph; its weights lie beside it.
         folder: The folder of the copy, which has the same name.
         conversion: Converts the weights and the products.
+        tables: Converts the tables of token vectors; None to leave them.
 
     Returns:
         The size of the copy's weights, in bytes.
@@ -54,6 +76,7 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
         raise ModelError(
             f"{graph_path}: there are no float32 weights to convert: leave weight_type at float32"
         )
+    looked_up = find_tables(graph) if tables else frozenset()
     nodes = list(graph.node)
     tensors = list(graph.initializer)
     with GraphWriter(folder, graph, opset=opset) as writer:
@@ -63,6 +86,9 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
         for tensor in tensors:
             if tensor.name in converted:
                 weights[tensor.name] = conversion.write_weight(writer, tensor, graph_path.parent)
+                continue
+            if tables and tensor.name in looked_up:
+                tables.write_table(writer, tensor, graph_path.parent)
                 continue
             if tensor.data_location == TensorProto.EXTERNAL:
                 values = read_weight(tensor, graph_path.parent)
@@ -74,6 +100,8 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
         for node in nodes:
             if _is_product(node, converted):
                 conversion.append_product(writer, node, weights[node.input[1]])
+            elif tables and node.op_type == "Gather" and node.input[0] in looked_up:
+                tables.append_rows(writer, node)
             else:
                 graph.node.append(node)
     import_domains(model)
@@ -107,6 +135,30 @@ def find_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
         if _is_product(node, wanted):
             found.setdefault(node.input[0], []).append(node.input[1])
     return found
+
+
+def find_tables(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the large float32 tables of which rows are looked up, and that have no other use."""
+    found = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+        and len(tensor.dims) == _MATRIX_RANK
+        and tensor.dims[0] >= _TABLE_ROWS_MIN
+        and tensor.dims[1] >= _COLUMNS_MIN
+    }
+    used_otherwise = {
+        name
+        for node in graph.node
+        for place, name in enumerate(node.input)
+        if not (node.op_type == "Gather" and place == 0 and _axis_of(node) == 0)
+    }
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    return frozenset((found & looked_up) - used_otherwise)
+
+
+def _axis_of(node: onnx.NodeProto) -> int:
+    return next((one.i for one in node.attribute if one.name == "axis"), 0)
 
 
 def _is_product(node: onnx.NodeProto, matrices: set[str]) -> bool:

@@ -4,7 +4,7 @@ Source: Cohere's API reference of POST /v2/embed, and what its Python client sen
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final
 from uuid import uuid4
 
 import msgspec
@@ -20,6 +20,17 @@ from embedgrpc.server.contract.words import read_input_type, read_truncation
 from embedgrpc.server.http.dialects.answers import EmbeddingsByTypeAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import (
+    INPUTS,
+    Dimensions,
+    InputType,
+    Model,
+    Texts,
+    TruncateWord,
+    about,
+    at_most,
+    one_of,
+)
 from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.work import embed
@@ -45,28 +56,40 @@ _COPIES: Final[Mapping[str, float]] = {
 class Content(msgspec.Struct):
     """A part of an input."""
 
-    type: str
-    text: str | None = None
+    type: Annotated[str, about("The kind of the part: only text is accepted.", enum=["text"])]
+    text: Annotated[str | None, about("The text.")] = None
 
 
 class Input(msgspec.Struct):
     """An input made of parts."""
 
-    content: list[Content]
+    content: Annotated[
+        list[Content], about("The parts: one, of type text.", minItems=1, maxItems=1)
+    ]
 
 
 class CohereEmbedRequest(msgspec.Struct):
     """The body of POST /v2/embed."""
 
-    texts: list[str] | None = None
-    inputs: list[Input] | None = None
-    images: list[str] | None = None
-    model: str | None = None
-    input_type: str | None = None
-    embedding_types: list[str] | None = None
-    output_dimension: Int32 | None = None
-    max_tokens: Int32 | None = None
-    truncate: str | None = None
+    texts: Annotated[Texts | None, about("The texts; or give inputs.")] = None
+    inputs: Annotated[
+        Annotated[list[Input], INPUTS] | None, about("The texts as parts; or give texts.")
+    ] = None
+    images: Annotated[
+        list[str] | None, about("Images cannot be embedded: leave it out.", enum=[None])
+    ] = None
+    model: Model = None
+    input_type: InputType = None
+    embedding_types: Annotated[
+        Annotated[list[Annotated[str, one_of(*_COPIES)]], at_most(len(_COPIES))] | None,
+        about("The number formats of the vectors; each gives a list.", default=["float"]),
+    ] = None
+    output_dimension: Dimensions = None
+    max_tokens: Annotated[
+        Int32 | None,
+        about("Cut each text to so many tokens; 0 means the model's limit.", minimum=0),
+    ] = None
+    truncate: TruncateWord = None
 
 
 async def embed_texts(exchange: Exchange) -> Answer:

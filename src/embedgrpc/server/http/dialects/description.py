@@ -9,7 +9,7 @@ from embedgrpc.server.caller import Need
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.openapi import describe
+from embedgrpc.server.http.openapi import BodyLimits, describe
 
 _TAG = "Description"
 _HTML = "text/html"
@@ -23,12 +23,14 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
         others: The other routes of the table.
     """
 
-    async def show_document(_: Exchange) -> Answer:
-        return Answer(await asyncio.to_thread(document))
+    async def show_document(exchange: Exchange) -> Answer:
+        settings = exchange.served.settings
+        limits = BodyLimits(settings.max_inputs, settings.max_request_bytes)
+        return Answer(await asyncio.to_thread(document, limits, _public(exchange)))
 
-    async def show_page(_: Exchange) -> Answer:
+    async def show_page(exchange: Exchange) -> Answer:
         return Answer(
-            await asyncio.to_thread(html),
+            await asyncio.to_thread(html, _public(exchange)),
             content_type=_HTML,
             headers={"content-security-policy": security_policy()},
         )
@@ -59,11 +61,17 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
 
     # Made once, when somebody asks for it: that takes milliseconds.
     @cache
-    def document() -> bytes:
-        return describe((*others, *own))
+    def document(limits: BodyLimits, public: frozenset[str] | None) -> bytes:
+        return describe((*others, *own), limits, public=public)
 
     @cache
-    def html() -> bytes:
-        return page((*others, *own))
+    def html(public: frozenset[str] | None) -> bytes:
+        return page((*others, *own), public=public)
 
     return own
+
+
+def _public(exchange: Exchange) -> frozenset[str] | None:
+    """Return what is public although calls need credentials; None where nobody needs any."""
+    settings = exchange.served.settings
+    return frozenset(settings.public) if settings.identifies_callers else None

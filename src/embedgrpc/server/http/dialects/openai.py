@@ -6,7 +6,7 @@ base64 by default, and the one for Node decodes whatever comes as such.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -24,6 +24,16 @@ from embedgrpc.server.contract.words import (
 from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.fields import (
+    Dimensions,
+    InputType,
+    Model,
+    Normalize,
+    PromptName,
+    TextsOrIds,
+    Truncate,
+    about,
+)
 from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.work import BASE64_COPIES, JSON_COPIES, embed
@@ -48,17 +58,37 @@ _ENTRIES_AT_ONCE = 65_536
 class EmbeddingsRequest(msgspec.Struct):
     """The body of POST /v1/embeddings. The keys after `user` are extensions."""
 
-    input: str | list[str | int | list[int]]
-    model: str | None = None
-    encoding_format: str | None = None
-    dimensions: Int32 | None = None
-    user: str | None = None
-    input_type: str | None = None
-    prompt_name: str | None = None
-    truncate: bool | str | None = None
-    truncate_prompt_tokens: Int32 | None = None
-    normalize: bool | None = None
-    encoding: str | None = None
+    input: Annotated[
+        str | TextsOrIds,
+        about("A text, or a list of texts. Token ids are refused unless openai_token_ids is set."),
+    ]
+    model: Model = None
+    encoding_format: Annotated[
+        str | None,
+        about(
+            "float for numbers; base64 for the bytes of little-endian float32.",
+            enum=[*_FORMATS, None],
+            default="float",
+        ),
+    ] = None
+    dimensions: Dimensions = None
+    user: Annotated[str | None, about("Accepted, and has no effect.")] = None
+    input_type: InputType = None
+    prompt_name: PromptName = None
+    truncate: Truncate = None
+    truncate_prompt_tokens: Annotated[
+        Int32 | None,
+        about("Cut each text to so many tokens; below 0 means the model's own limit.", minimum=-1),
+    ] = None
+    normalize: Normalize = None
+    encoding: Annotated[
+        str | None,
+        about(
+            "The number format of the vectors.",
+            enum=["float32", "float16", "bfloat16", "int8", "ubinary", None],
+            default="float32",
+        ),
+    ] = None
 
 
 class ErrorDetail(msgspec.Struct):

@@ -4,7 +4,7 @@ Source: the API references of Cohere v1 and v2 and of Jina, and what their clien
 client reads its own keys of the answer and ignores the others.
 """
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import msgspec
@@ -15,6 +15,14 @@ from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import (
+    INPUTS_SETTING,
+    Instruction,
+    Model,
+    OwnLimit,
+    Truncate,
+    about,
+)
 from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.work import rerank
@@ -35,17 +43,35 @@ _FIELDS = {"options.max_tokens": "max_tokens_per_doc", "options.": ""}
 class RerankDocumentsRequest(msgspec.Struct):
     """The body of POST /rerank, /v1/rerank and /v2/rerank."""
 
-    query: str
-    documents: list[str | dict[str, Any]]
-    model: str | None = None
-    top_n: Int32 | None = None
-    return_documents: bool | None = None
-    max_tokens_per_doc: Int32 | None = None
-    max_chunks_per_doc: Int32 | None = None
-    rank_fields: list[str] | None = None
-    truncate_prompt_tokens: Int32 | None = None
-    truncate: bool | str | None = None
-    instruction: str | None = None
+    query: Annotated[str, about("What the documents are ranked for.")]
+    documents: Annotated[
+        list[str | dict[str, Any]],
+        about(
+            "The documents: texts, or objects with a text under text.",
+            minItems=1,
+            maxItems=INPUTS_SETTING,
+        ),
+    ]
+    model: Model = None
+    top_n: Annotated[
+        Int32 | None, about("How many of the best to return; 0 returns all.", minimum=0, default=0)
+    ] = None
+    return_documents: Annotated[
+        bool | None, about("Whether each result has its document.", default=True)
+    ] = None
+    max_tokens_per_doc: Annotated[
+        Int32 | None,
+        about("Cut each document to so many tokens; 0 means the model's limit.", minimum=0),
+    ] = None
+    max_chunks_per_doc: Annotated[
+        Int32 | None, about("Only 1 is accepted: a document is not split.", enum=[1, None])
+    ] = None
+    rank_fields: Annotated[
+        list[str] | None, about("Only the field text is accepted.", enum=[["text"], None])
+    ] = None
+    truncate_prompt_tokens: OwnLimit = None
+    truncate: Truncate = None
+    instruction: Instruction = None
 
 
 async def rank(exchange: Exchange) -> Answer:

@@ -5,6 +5,7 @@ Source: vLLM's score API: its protocol, and how it pairs the texts.
 
 import time
 from collections.abc import Sequence
+from typing import Annotated
 from uuid import uuid4
 
 import msgspec
@@ -16,7 +17,7 @@ from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import ScoreAnswer, ScoreItem, Usage
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.numbers import Int32
+from embedgrpc.server.http.fields import Instruction, Model, OwnLimit, Texts, Truncate, about
 from embedgrpc.server.http.pair_scores import score_pairs
 from embedgrpc.v1 import rerank_service_pb2
 
@@ -31,18 +32,24 @@ class ScoreRequest(msgspec.Struct):
     One text is compared with each of the others; of two lists, the first with the first, and so on.
     """
 
-    text_1: str | list[str] | None = None
-    text_2: str | list[str] | None = None
-    queries: str | list[str] | None = None
-    documents: str | list[str] | None = None
-    data_1: str | list[str] | None = None
-    data_2: str | list[str] | None = None
-    model: str | None = None
-    truncate_prompt_tokens: Int32 | None = None
-    truncate: bool | str | None = None
-    use_activation: bool | None = None
-    activation: bool | None = None
-    instruction: str | None = None
+    text_1: Annotated[
+        str | Texts | None,
+        about("The first text of each pair: one for all, or as many as text_2 has."),
+    ] = None
+    text_2: Annotated[str | Texts | None, about("The second text of each pair.")] = None
+    queries: Annotated[str | Texts | None, about("As text_1.")] = None
+    documents: Annotated[str | Texts | None, about("As text_2.")] = None
+    data_1: Annotated[str | Texts | None, about("As text_1, in older versions.")] = None
+    data_2: Annotated[str | Texts | None, about("As text_2, in older versions.")] = None
+    model: Model = None
+    truncate_prompt_tokens: OwnLimit = None
+    truncate: Truncate = None
+    use_activation: Annotated[
+        bool | None,
+        about("Whether scores pass the model's activation; if false, they are its own numbers."),
+    ] = None
+    activation: Annotated[bool | None, about("As use_activation, in older versions.")] = None
+    instruction: Instruction = None
 
 
 async def score(exchange: Exchange) -> Answer:

@@ -9,7 +9,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -29,6 +29,7 @@ from embedgrpc.server.http.dialects.answers import (
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.fields import INPUTS_SETTING, Model, OneText, Texts, about
 from embedgrpc.server.http.pair_scores import score_pairs
 from embedgrpc.server.http.rows import dense_of, number_lists, number_rows
 from embedgrpc.server.http.work import JSON_COPIES, embed
@@ -41,26 +42,29 @@ _OPTIONS = embedding_service_pb2.EmbedOptions()
 class QueryItem(msgspec.Struct):
     """An entry of the body of POST /v1/embedding."""
 
-    query: str
+    query: Annotated[str, about("The query to embed.")]
 
 
 class SentencesRequest(msgspec.Struct):
     """The body of POST /embeddings/."""
 
-    sentences: list[str]
+    sentences: Annotated[Texts, about("The sentences to embed.")]
 
 
 class PairsRequest(msgspec.Struct):
     """The body of POST /rerank/: pairs of query and document."""
 
-    sentence_pairs: list[tuple[str, str]]
+    sentence_pairs: Annotated[
+        list[tuple[str, str]],
+        about("Pairs of a query and a document.", minItems=1, maxItems=INPUTS_SETTING),
+    ]
 
 
 class InputRequest(msgspec.Struct):
     """The body of POST /embed with `input`."""
 
-    input: str | list[str | int | list[int]]
-    model: str | None = None
+    input: OneText
+    model: Model = None
 
 
 async def embed_queries(exchange: Exchange) -> Answer:

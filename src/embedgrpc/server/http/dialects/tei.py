@@ -16,7 +16,14 @@ from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
-from embedgrpc.server.http.numbers import Int32
+from embedgrpc.server.http.fields import (
+    Dimensions,
+    OneText,
+    PromptName,
+    TeiNormalize,
+    TeiTruncate,
+    TruncationDirection,
+)
 from embedgrpc.server.http.rows import dense_of, number_lists
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import LoadedModel
@@ -49,12 +56,12 @@ _LABELS: Mapping[str, tuple[int, str]] = {
 class EmbedRequest(msgspec.Struct):
     """The body of POST /embed."""
 
-    inputs: str | list[str | int | list[int]]
-    truncate: bool | None = None
-    truncation_direction: str | None = None
-    prompt_name: str | None = None
-    normalize: bool | None = None
-    dimensions: Int32 | None = None
+    inputs: OneText
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
+    prompt_name: PromptName = None
+    normalize: TeiNormalize = None
+    dimensions: Dimensions = None
 
 
 class TeiError(msgspec.Struct):

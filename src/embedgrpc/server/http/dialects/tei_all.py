@@ -7,6 +7,7 @@ from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import Vectors
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import PromptName, TeiTruncate, TextOrTexts, TruncationDirection
 from embedgrpc.server.http.rows import number_lists
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -16,10 +17,10 @@ from embedgrpc.v1 import embedding_service_pb2
 class EmbedAllRequest(msgspec.Struct):
     """The body of POST /embed_all."""
 
-    inputs: str | list[str]
-    truncate: bool | None = None
-    truncation_direction: str | None = None
-    prompt_name: str | None = None
+    inputs: TextOrTexts
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
+    prompt_name: PromptName = None
 
 
 async def embed_tokens(exchange: Exchange) -> Answer:

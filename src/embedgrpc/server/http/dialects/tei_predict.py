@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,18 @@ from embedgrpc.server.http.dialects.tei import (
 )
 from embedgrpc.server.http.dialects.tei_rerank import RerankRequest, rank_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.numbers import Int32
+from embedgrpc.server.http.fields import (
+    INPUTS,
+    AnyTokenId,
+    Dimensions,
+    Pair,
+    PromptName,
+    RawScores,
+    TeiNormalize,
+    TeiTruncate,
+    TruncationDirection,
+    about,
+)
 from embedgrpc.server.http.work import classify
 from embedgrpc.server.services.classify_batch import ClassifiedBatch
 from embedgrpc.server.tei.rules import choose_function
@@ -41,22 +52,28 @@ class PredictRequest(msgspec.Struct):
     `inputs` is a text; or a list of one text, or of the two of a pair; or a list of such lists.
     """
 
-    inputs: str | list[str | list[str]]
-    raw_scores: bool | None = None
-    truncate: bool | None = None
-    truncation_direction: str | None = None
+    inputs: Annotated[
+        str | Annotated[list[str | Pair], INPUTS],
+        about("A text; a list of one text, or of the two of a pair; or a list of such lists."),
+    ]
+    raw_scores: RawScores = None
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
 
 
 class RootRequest(msgspec.Struct):
     """The body of POST / with `inputs`: that of POST /predict for a classifier, else of /embed."""
 
-    inputs: str | list[str | int | list[str | int]]
-    raw_scores: bool | None = None
-    truncate: bool | None = None
-    truncation_direction: str | None = None
-    prompt_name: str | None = None
-    normalize: bool | None = None
-    dimensions: Int32 | None = None
+    inputs: Annotated[
+        str | Annotated[list[str | AnyTokenId | list[str | AnyTokenId]], INPUTS],
+        about("For a classifier, what /predict takes; else a text, or a list of texts."),
+    ]
+    raw_scores: RawScores = None
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
+    prompt_name: PromptName = None
+    normalize: TeiNormalize = None
+    dimensions: Dimensions = None
 
 
 async def predict(exchange: Exchange) -> Answer:

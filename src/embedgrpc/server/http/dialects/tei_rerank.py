@@ -1,6 +1,6 @@
 """Reranking and sparse vectors in the HTTP API of text-embeddings-inference."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -8,6 +8,15 @@ from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import (
+    PromptName,
+    RawScores,
+    TeiTruncate,
+    TextOrTexts,
+    Texts,
+    TruncationDirection,
+    about,
+)
 from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -19,21 +28,23 @@ from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 class RerankRequest(msgspec.Struct):
     """The body of POST /rerank with `texts`."""
 
-    query: str
-    texts: list[str]
-    raw_scores: bool | None = None
-    return_text: bool | None = None
-    truncate: bool | None = None
-    truncation_direction: str | None = None
+    query: Annotated[str, about("What the texts are ranked for.")]
+    texts: Annotated[Texts, about("The texts to rank.")]
+    raw_scores: RawScores = None
+    return_text: Annotated[
+        bool | None, about("Whether each result has its text.", default=False)
+    ] = None
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
 
 
 class SparseRequest(msgspec.Struct):
     """The body of POST /embed_sparse."""
 
-    inputs: str | list[str]
-    truncate: bool | None = None
-    truncation_direction: str | None = None
-    prompt_name: str | None = None
+    inputs: TextOrTexts
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
+    prompt_name: PromptName = None
 
 
 async def rank_texts(exchange: Exchange) -> Answer:

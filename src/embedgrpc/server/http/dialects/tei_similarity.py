@@ -1,6 +1,7 @@
 """Similarity in the HTTP API of text-embeddings-inference."""
 
 import re
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -11,6 +12,7 @@ from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import PromptName, TeiTruncate, Texts, TruncationDirection, about
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -22,23 +24,23 @@ _PLACE = re.compile(r"texts\[(\d+)\]")
 class SimilarityInputs(msgspec.Struct):
     """A sentence, and those to compare it with."""
 
-    source_sentence: str
-    sentences: list[str]
+    source_sentence: Annotated[str, about("The sentence that the others are compared with.")]
+    sentences: Annotated[Texts, about("The other sentences.")]
 
 
 class SimilarityParameters(msgspec.Struct):
     """How to embed the sentences."""
 
-    truncate: bool | None = None
-    truncation_direction: str | None = None
-    prompt_name: str | None = None
+    truncate: TeiTruncate = None
+    truncation_direction: TruncationDirection = None
+    prompt_name: PromptName = None
 
 
 class SimilarityRequest(msgspec.Struct):
     """The body of POST /similarity."""
 
-    inputs: SimilarityInputs
-    parameters: SimilarityParameters | None = None
+    inputs: Annotated[SimilarityInputs, about("The sentences.")]
+    parameters: Annotated[SimilarityParameters | None, about("How to embed them.")] = None
 
 
 async def compare(exchange: Exchange) -> Answer:

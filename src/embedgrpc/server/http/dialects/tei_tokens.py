@@ -19,6 +19,7 @@ from embedgrpc.server.contract.response_sizes import check_response_size
 from embedgrpc.server.http.dialects.answers import SimpleToken
 from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.fields import PromptName, TextOrTexts, about
 from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.tei.rules import tokens_of
@@ -37,16 +38,22 @@ TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 class TokenizeRequest(msgspec.Struct):
     """The body of POST /tokenize."""
 
-    inputs: str | list[str]
-    add_special_tokens: bool | None = None
-    prompt_name: str | None = None
+    inputs: TextOrTexts
+    add_special_tokens: Annotated[
+        bool | None, about("Whether the model's special tokens are among them.", default=True)
+    ] = None
+    prompt_name: PromptName = None
 
 
 class DecodeRequest(msgspec.Struct):
     """The body of POST /decode: one list of ids, or several."""
 
-    ids: list[TokenId | list[TokenId]]
-    skip_special_tokens: bool | None = None
+    ids: Annotated[
+        list[TokenId | list[TokenId]], about("The ids of a text, or a list of such lists.")
+    ]
+    skip_special_tokens: Annotated[
+        bool | None, about("Whether special tokens are left out.", default=True)
+    ] = None
 
 
 async def tokenize(exchange: Exchange) -> Answer:

@@ -1,4 +1,4 @@
-"""Reads tensors of texts, and writes tensors of numbers, as bytes or as lists of values.
+"""Reads tensors of texts, from bytes or from lists of values.
 
 Source: KServe, "Open Inference Protocol", gRPC; its extension of binary tensor data for BYTES.
 """
@@ -9,25 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.server.contract.field_checks import check_count, check_not_negative
 from embedgrpc.server.contract.names import list_names, show_name
-from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.kserve.signature import Tensor
 
 _LENGTH = struct.Struct("<I")
 # Texts of so many bytes are read in about a millisecond, however many they are.
 _FEW_BYTES = 16_384
 _RANK_MAX = 2
-# Fields of the messages.
-_OUTPUTS_FIELD = 5
-_RAW_OUTPUTS_FIELD = 6
-_CONTENTS_FIELD = 5
-_FP32_FIELD = 6
 
 
 def find_inputs(
@@ -52,10 +44,10 @@ def find_inputs(
             )
         refuse_parameters(tensor.parameters, of=name)
         places[name] = index
-    for name in names:
-        if name not in places:
+    for one in wanted:
+        if one.name not in places and not one.optional:
             raise InvalidRequestError(
-                f"inputs has no {name}; the model takes {list_names(names)}", field="inputs"
+                f"inputs has no {one.name}; the model takes {list_names(names)}", field="inputs"
             )
     raw = len(request.raw_input_contents)
     if raw and raw != len(places):
@@ -215,66 +207,3 @@ def _decode(element: bytes | memoryview, index: int, *, field: str) -> str:
         place, at = f"{field}[{index}]", error.start
     # Outside the block: else the error would hold the text.
     raise InvalidRequestError(f"{place} is no UTF-8: see its byte {at}", field=place)
-
-
-def find_outputs(request: service_pb2.ModelInferRequest, known: Mapping[str, str]) -> list[str]:
-    """Return the names of the outputs that a request asks for, all if it names none.
-
-    Args:
-        request: The request.
-        known: The outputs by every name that they go by.
-
-    Raises:
-        InvalidRequestError: The model has no such output, or it is there twice.
-    """
-    names: list[str] = []
-    asked: set[str] = set()
-    for index, output in enumerate(request.outputs):
-        name = output.name
-        if name not in known or known[name] in asked:
-            twice = " again" if name in known else ""
-            raise InvalidRequestError(
-                f"outputs[{index}] is {show_name(name)}{twice}; the model gives"
-                f" {list_names(sorted(set(known.values())))}",
-                field=f"outputs[{index}].name",
-            )
-        refuse_parameters(output.parameters, of=name)
-        names.append(name)
-        asked.add(known[name])
-    return names or list(dict.fromkeys(known.values()))
-
-
-def response_wire(
-    response: service_pb2.ModelInferResponse,
-    outputs: Mapping[str, tuple[str, NDArray[np.generic]]],
-    *,
-    raw: bool,
-) -> bytes:
-    """Return a response in wire form.
-
-    Args:
-        response: All but its outputs.
-        outputs: The datatype and the values of each, FP32 or INT32, C-contiguous.
-        raw: Whether to send them as bytes.
-    """
-    parts = [response.SerializeToString()]
-    for name, (datatype, values) in outputs.items():
-        parts.append(delimited(_OUTPUTS_FIELD, _tensor_wire(name, datatype, values, raw=raw)))
-    if raw:
-        for _, values in outputs.values():
-            parts.append(delimited(_RAW_OUTPUTS_FIELD, values.tobytes()))
-    return b"".join(parts)
-
-
-def _tensor_wire(name: str, datatype: str, values: NDArray[np.generic], *, raw: bool) -> bytes:
-    tensor = service_pb2.ModelInferResponse.InferOutputTensor(
-        name=name, datatype=datatype, shape=values.shape
-    )
-    contents = b""
-    if not raw and datatype == "FP32":
-        # Without a Python object for each number.
-        contents = delimited(_CONTENTS_FIELD, delimited(_FP32_FIELD, values.tobytes()))
-    elif not raw:
-        tensor.contents.int_contents.extend(values.ravel().tolist())
-    wire: bytes = tensor.SerializeToString()
-    return wire + contents
