@@ -318,7 +318,7 @@ class Server:
         """Require credentials, where some are configured."""
         if not self._settings.identifies_callers:
             return
-        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings, self.catalog)
         self.open_calls.authenticator = authenticator
         self.figures.add(authenticator.read)
         self._files.append(authenticator)
@@ -462,14 +462,16 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-def _open_authenticator(settings: Settings) -> Authenticator:
+def _open_authenticator(settings: Settings, catalog: Catalog) -> Authenticator:
     """Read the files of keys and callers.
 
     Raises:
         StartError: A file cannot be used.
     """
     try:
-        return Authenticator(settings)
+        return Authenticator(
+            settings, model_names=lambda: [name for one in tuple(catalog) for name in one.names]
+        )
     except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
