@@ -21,7 +21,18 @@ from embedgrpc.server.telemetry.metrics import Reading
 _logger = logging.getLogger(__name__)
 
 # The settings that a running server follows.
-AT_RUN_TIME: Final = frozenset({"models", "log_level", "access_log"})
+AT_RUN_TIME: Final = frozenset(
+    {
+        "models",
+        "log_level",
+        "access_log",
+        "requests_per_s",
+        "request_burst",
+        "tokens_per_min",
+        "token_burst",
+        "max_calls_per_caller",
+    }
+)
 
 
 class ReloadableFiles(Protocol):

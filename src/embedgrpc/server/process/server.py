@@ -200,6 +200,12 @@ class Server:
         self.open_calls.observers.append(self._access_log.observe)
         self.figures.add(self.reloading.reading)
 
+    def _follow(self, changed: Settings) -> None:
+        """Follow settings that have changed."""
+        self.open_calls.change_rates(changed)
+        self._access_log.mode = changed.access_log
+        self._startup.report_ready()
+
     def _count_calls(self) -> None:
         settings = self._settings
         methods = tuple(call_methods(settings))
@@ -231,11 +237,6 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()
-
-    def _follow(self, settings: Settings) -> None:
-        """Follow settings that have changed."""
-        self._access_log.mode = settings.access_log
-        self._startup.report_ready()
 
     def _report_serving(self) -> None:
         _logger.info("serving", extra={"address": self.address})

@@ -6,6 +6,7 @@ It holds names, counts and times; never a text, a vector or a key.
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from embedgrpc.engine.errors import EngineError
@@ -31,6 +32,7 @@ _PROBES: Final = (
 )
 # Of more jobs than most calls have, the first tell enough of the times.
 _WORKS_MAX: Final = 8
+_KNOWN_METHODS_MAX: Final = 1024
 # Source: W3C Trace Context.
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
@@ -90,8 +92,8 @@ class CallRecord:
     @classmethod
     def of_grpc(cls, method: str) -> "CallRecord":
         """Return the record of a gRPC call."""
-        doors = (door for prefix, door in _DOORS if method.startswith(prefix))
-        return cls(next(doors, "grpc"), method, is_probe=method.startswith(_PROBES))
+        door, is_probe = _kind_of(method)
+        return cls(door, method, is_probe=is_probe)
 
     @property
     def succeeded(self) -> bool:
@@ -132,6 +134,13 @@ class CallRecord:
         if not self.status:
             late = deadline_s is not None and deadline_s <= 0
             self.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"
+
+
+@lru_cache(_KNOWN_METHODS_MAX)
+def _kind_of(method: str) -> tuple[Door, bool]:
+    """Return the protocol of a gRPC method, and whether it is a probe."""
+    doors = (door for prefix, door in _DOORS if method.startswith(prefix))
+    return next(doors, "grpc"), method.startswith(_PROBES)
 
 
 def set_current_record(record: CallRecord) -> None:
