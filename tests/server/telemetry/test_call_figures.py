@@ -48,6 +48,7 @@ async def ended(service: Service) -> None:
     await until(lambda: not len(service.server.open_calls))
 
 
+@pytest.mark.long
 async def test_every_series_is_there_from_the_start(serve: Serve) -> None:
     """No call of any door, good or bad, makes a series that was not there at zero."""
     service = await serve(EMBED, CROSS, *MODELS, tei_model="embed", max_unary_s=30, **EVERY_DOOR)
