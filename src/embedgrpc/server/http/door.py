@@ -45,8 +45,8 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
-# What a caller gets before its body is read.
-_REFUSALS = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED, Reason.RATE_LIMITED})
+# What callers get before their bodies are read, and must see: trying again does not help.
+_REFUSALS = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED})
 # The statuses that say that a request is wrong. Not among them: 429, which asks for patience.
 _MISTAKES = frozenset({400, 401, 403, 404, 405, 411, 413, 415, 417, 422, _HEADERS_TOO_LARGE})
 # No client sees it: proxies have this number in their logs.
