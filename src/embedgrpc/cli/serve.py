@@ -74,6 +74,9 @@ def _read_again(parsed: argparse.Namespace) -> Settings:
 
 
 def _log_first_call(settings: Settings, server: "Server") -> None:
+    if settings.identifies_callers:
+        # A call needs credentials, which only the user has.
+        return
     try:
         tls = own_tls(settings)
     except NoOwnTlsError:

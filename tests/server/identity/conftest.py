@@ -15,7 +15,7 @@ def keys(tmp_path: Path) -> KeyFile:
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     """An issuer of tokens, which no test changes."""
-    one = Issuer()
+    one = Issuer("RS256")
     one.add("ec", "ES256")
     one.add("ed", "EdDSA")
     return one

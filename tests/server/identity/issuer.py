@@ -13,9 +13,9 @@ NAME, AUDIENCE = "https://issuer.example", "embedgrpc"
 class Issuer:
     """Signs tokens, and publishes its keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, algorithm: str = "ES256") -> None:
         self.keys: dict[str, tuple[str, Any]] = {}
-        self.add("rsa", "RS256")
+        self.add("first", algorithm)
 
     def add(self, key_id: str, algorithm: str) -> None:
         """Make another key."""
@@ -38,7 +38,7 @@ class Issuer:
         return json.dumps({"keys": keys}).encode()
 
     def token(
-        self, key_id: str = "rsa", *, headers: dict[str, Any] | None = None, **claims: Any
+        self, key_id: str = "first", *, headers: dict[str, Any] | None = None, **claims: Any
     ) -> str:
         """Sign a token. A claim that is None is left out.
 

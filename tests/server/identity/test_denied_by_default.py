@@ -86,7 +86,10 @@ async def call_route(service: Service, route: Route, *headers: tuple[str, str]) 
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[KeyFile, Mapping[str, str]]:
     """A file of keys: of somebody who may do everything, and of somebody for each service."""
     file = KeyFile(tmp_path_factory.mktemp("keys"))
-    found = {"anybody": file.add("anybody")}
+    found = {
+        "anybody": file.add("anybody"),
+        "admin": file.add("admin", 'scopes = ["admin"]'),
+    }
     for one in Allowed:
         found[one] = file.add(f"only-{one}", f'services = ["{one.value}"]')
     return file, found
@@ -110,6 +113,7 @@ async def service(
         http_address="127.0.0.1:0",
         tei_model="embed",
         kserve=True,
+        admin=True,
         **known[0].settings,
     )
     async with serving(settings) as one:
@@ -157,6 +161,9 @@ async def test_every_method_takes_a_key(service: Service, keys_by_name: Mapping[
     key = keys_by_name["anybody"]
     for method in sorted(methods_of(service)):
         answer = await call_method(service, method, bearer(key))
+        if need_of(method).scope:
+            assert answer == ("PERMISSION_DENIED", "SCOPE_MISSING"), (method, answer)
+            answer = await call_method(service, method, bearer(keys_by_name["admin"]))
         assert answer is None or answer.status in READ, (method, answer)
     for route in all_routes():
         reply = await call_route(service, route, ("x-api-key", key))
@@ -165,7 +172,7 @@ async def test_every_method_takes_a_key(service: Service, keys_by_name: Mapping[
         assert reply.status == expected, (route.method, route.path, reply.body)
 
 
-@pytest.mark.parametrize("allowed", Allowed)
+@pytest.mark.parametrize("allowed", [Allowed.EMBED, Allowed.MODELS])
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_key_may_be_for_one_service(
     service: Service, keys_by_name: Mapping[str, str], allowed: Allowed
@@ -177,11 +184,14 @@ async def test_a_key_may_be_for_one_service(
         need = need_of(method)
         answer = await call_method(service, method, bearer(key))
         if need.service in (None, allowed):
-            assert answer is None or answer.status in READ, (method, answer)
+            expected = {"PERMISSION_DENIED"} if need.scope else READ
+            assert answer is None or answer.status in expected, (method, answer)
         else:
             assert answer == ("PERMISSION_DENIED", "SERVICE_DENIED"), (method, answer)
         seen.add(need.service)
-        assert need.service or method in FOR_ANY_MODEL or method.startswith(REFLECTION), method
+        assert (
+            need.service or need.scope or method in FOR_ANY_MODEL or method.startswith(REFLECTION)
+        ), method
     assert seen == {*Allowed, None}
     for route in all_routes():
         if route.need == PUBLIC:

@@ -2,23 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+import pytest_asyncio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls import call_sweeper
+from embedgrpc.server.identity.authenticator import Authenticator
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.hash_backend import HashBackend
 from tests.server.identity.callers import OK, KeyFile, answer_of, bearer, by_grpc
 from tests.server.identity.issuer import AUDIENCE, NAME, Issuer
-from tests.server.service import PATIENCE_S, Service, until
+from tests.server.service import EMBED, PATIENCE_S, Service, serving, settings_for, until
 
-Serve = Callable[..., Awaitable[Service]]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 EXPIRED = ("UNAUTHENTICATED", "EXPIRED_CREDENTIALS")
 
 
@@ -27,6 +31,38 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at open streams without waiting for a second."""
     monkeypatch.setattr(call_sweeper, "_CHECK_INTERVAL_S", 0.0)
     monkeypatch.setattr(call_sweeper, "_SWEEP_INTERVAL_S", 0.01)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
+    """The file of keys, to which a test adds its own."""
+    return KeyFile(tmp_path_factory.mktemp("keys"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(
+    cache_dir: Path, keys: KeyFile, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    """A server that takes keys and tokens."""
+    jwks = tmp_path_factory.mktemp("jwks") / "jwks.json"
+    jwks.write_bytes(issuer.jwks())
+    settings = settings_for(
+        EMBED,
+        cache_dir=cache_dir,
+        jwt_issuer=NAME,
+        jwt_audience=AUDIENCE,
+        jwks_file=str(jwks),
+        **keys.settings,
+    )
+    async with serving(settings) as one:
+        yield one
+
+
+def authenticator_of(service: Service) -> Authenticator:
+    """What knows the callers of a server."""
+    authenticator = service.server.open_calls.authenticator
+    assert authenticator is not None
+    return authenticator
 
 
 class Embedding:
@@ -58,10 +94,10 @@ class Embedding:
         return answer_of(ended.value)
 
 
-async def test_a_stream_ends_when_its_key_is_taken_back(serve: Serve, keys: KeyFile) -> None:
+async def test_a_stream_ends_when_its_key_is_taken_back(service: Service, keys: KeyFile) -> None:
     """It answers what it has accepted. Streams of others go on."""
     key, other = keys.add("one"), keys.add("other")
-    service = await serve(**keys.settings)
+    authenticator_of(service).reload()
     stream, staying = Embedding(service, key), Embedding(service, other)
     for one in (stream, staying):
         await one.begin()
@@ -75,10 +111,10 @@ async def test_a_stream_ends_when_its_key_is_taken_back(serve: Serve, keys: KeyF
     assert await staying.call.read() is grpc.aio.EOF
 
 
-async def test_a_stream_ends_when_its_key_has_other_rights(serve: Serve, keys: KeyFile) -> None:
+async def test_a_stream_ends_when_its_key_has_other_rights(service: Service, keys: KeyFile) -> None:
     """Otherwise it would go on with those of before."""
     key = keys.add("one")
-    service = await serve(**keys.settings)
+    authenticator_of(service).reload()
     stream = Embedding(service, key)
     await stream.begin()
     content = keys.path.read_bytes()
@@ -88,29 +124,25 @@ async def test_a_stream_ends_when_its_key_has_other_rights(serve: Serve, keys: K
 
 
 async def test_a_stream_ends_when_its_token_expires(
-    serve: Serve, issuer: Issuer, tmp_path: Path
+    service: Service, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the clock of the server."""
-    jwks = tmp_path / "jwks.json"
-    jwks.write_bytes(issuer.jwks())
-    service = await serve(jwt_issuer=NAME, jwt_audience=AUDIENCE, jwks_file=str(jwks))
     token = issuer.token()
     stream = Embedding(service, token)
     await stream.begin()
     await stream.embed("a")
     assert await stream.results() == ["a"]
-    authenticator = service.server.open_calls.authenticator
-    assert authenticator is not None
-    assert authenticator._verifier is not None
-    authenticator._verifier._clock = lambda: time.time() + 3600 + 31
+    verifier = authenticator_of(service)._verifier
+    assert verifier is not None
+    monkeypatch.setattr(verifier, "_clock", lambda: time.time() + 3600 + 31)
     assert await stream.ended() == EXPIRED
     assert await by_grpc(service, bearer(token)) == EXPIRED
 
 
-async def test_a_silent_stream_of_another_kind_ends(serve: Serve, keys: KeyFile) -> None:
+async def test_a_silent_stream_of_another_kind_ends(service: Service, keys: KeyFile) -> None:
     """Reflection waits for its client most of the time."""
     key = keys.add("one")
-    service = await serve(**keys.settings)
+    authenticator_of(service).reload()
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(service.client.channel)
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     silence = asyncio.Event()
@@ -128,19 +160,22 @@ async def test_a_silent_stream_of_another_kind_ends(serve: Serve, keys: KeyFile)
     silence.set()
 
 
-async def test_a_call_that_has_begun_is_finished(serve: Serve, keys: KeyFile, backend: Any) -> None:
+async def test_a_call_that_has_begun_is_finished(
+    cache_dir: Path, tmp_path: Path, backend: HashBackend
+) -> None:
     """A unary call ends soon by itself."""
+    keys = KeyFile(tmp_path)
     key = keys.add("one")
-    service = await serve(backend=backend, **keys.settings)
-    backend.hold()
-    running = asyncio.create_task(by_grpc(service, bearer(key)))
-    await until(backend.running.is_set)
-    # The caller's name stands for it in the fair shares of a model.
-    assert service.admission().ledger.held_tokens(WorkClass.INTERACTIVE, "one")
-    keys.remove(key)
-    authenticator = service.server.open_calls.authenticator
-    assert authenticator is not None
-    await until(lambda: authenticator._keys is not None and not authenticator._keys.content)
-    assert not running.done()
-    backend.release()
-    assert await running == OK
+    settings = settings_for(EMBED, cache_dir=cache_dir, **keys.settings)
+    async with serving(settings, backend.open) as service:
+        backend.hold()
+        running = asyncio.create_task(by_grpc(service, bearer(key)))
+        await until(backend.running.is_set)
+        # The caller's name stands for it in the fair shares of a model.
+        assert service.admission().ledger.held_tokens(WorkClass.INTERACTIVE, "one")
+        keys.remove(key)
+        authenticator_of(service).reload()
+        assert await by_grpc(service, bearer(key)) == ("UNAUTHENTICATED", "INVALID_CREDENTIALS")
+        assert not running.done()
+        backend.release()
+        assert await running == OK

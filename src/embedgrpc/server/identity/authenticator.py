@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedgrpc.engine.errors import UnauthenticatedError
 from embedgrpc.server.caller import Caller, Proof
+from embedgrpc.server.contract.names import list_names
 from embedgrpc.server.identity.api_keys import ApiKeys, digest_of, parse_api_keys
 from embedgrpc.server.identity.certificate_callers import (
     CertificateCaller,
@@ -53,13 +54,20 @@ class Authenticator:
 
     Args:
         settings: They name what callers are known by.
+        model_names: Returns the names of all models, to tell which callers may use none of them.
         clock: Returns seconds since 1970.
 
     Raises:
         FileError: A file cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model_names: Callable[[], Iterable[str]] = tuple,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._keys: WatchedFile[ApiKeys] | None = None
@@ -79,6 +87,8 @@ class Authenticator:
             self._files.append(self._certificates)
         if settings.jwt_issuer:
             self._set_up_tokens(settings)
+        self._model_names = model_names
+        self._report_patterns()
 
     def _set_up_tokens(self, settings: Settings) -> None:
         # Imported only where they are used: they cost time and memory.
@@ -162,8 +172,9 @@ class Authenticator:
 
     def reload(self) -> None:
         """Read the files that have changed. Blocks."""
-        for file in self._files:
-            file.reload()
+        changed = [file.reload() for file in self._files]
+        if any(changed):
+            self._report_patterns()
 
     def read(self) -> Iterator[Reading]:
         """Return how often files and keys were reloaded. From any thread."""
@@ -171,6 +182,23 @@ class Authenticator:
             yield from file.read()
         if self._source is not None:
             yield from self._source.read()
+
+    def _report_patterns(self) -> None:
+        """Log the patterns of the files that no model fits: they may be mistakes."""
+        callers = [one.caller for one in (self._keys.content.values() if self._keys else ())]
+        callers += [
+            one.caller for one in (self._certificates.content if self._certificates else ())
+        ]
+        patterns = {pattern for one in callers for pattern in one.models or ()}
+        names = tuple(self._model_names())
+        unused = sorted(
+            one for one in patterns if not Caller("", models=(one,)).may_use_model(names)
+        )
+        if unused:
+            _logger.warning(
+                "callers are allowed models that are not served",
+                extra={"models": list_names(unused)},
+            )
 
     async def _watch_files(self) -> None:
         while self._files:

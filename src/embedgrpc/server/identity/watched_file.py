@@ -1,6 +1,7 @@
 """A file that is read again when it changes. What was read stays in use while the file is bad."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -38,6 +39,7 @@ class WatchedFile(Generic[Content]):
         self._state = file_state(path)
         self._content = self._read()
         self._problem = ""
+        self._reading = threading.Lock()
         self._reloads = {"loaded": 0, "refused": 0}
 
     @property
@@ -55,6 +57,11 @@ class WatchedFile(Generic[Content]):
 
     def reload(self) -> bool:
         """Read the file again if it has changed; return whether its content has. Blocks."""
+        # Who asks while another thread reads must not be told that nothing has changed.
+        with self._reading:
+            return self._reload()
+
+    def _reload(self) -> bool:
         state = file_state(self._path)
         # A file that could not be used is read again: it may have been half written.
         if state == self._state and not self._problem:

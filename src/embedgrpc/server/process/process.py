@@ -16,6 +16,7 @@ from embedgrpc.server.connections.listening import StartError, is_dual_stack
 from embedgrpc.server.loading.loading import count_threads
 from embedgrpc.server.process.pid_file import PidFileError, pid_file
 from embedgrpc.server.process.server import Server
+from embedgrpc.server.process.service_manager import tell_service_manager
 from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
 from embedgrpc.server.process.signals import handled_signals
 from embedgrpc.server.settings.settings import Settings
@@ -54,7 +55,12 @@ async def serve(
         deadline.begin()
         stopping.set()
 
-    server = Server(settings, on_serving=on_serving)
+    def serving(server: Server) -> None:
+        tell_service_manager("READY=1", os.environ)
+        if on_serving is not None:
+            on_serving(server)
+
+    server = Server(settings, on_serving=serving)
     server.reloading.read = read
     with _held_pid_file(settings), handled_signals(stop, server.reloading.request):
         async with server:
@@ -66,7 +72,7 @@ async def serve(
                 "metrics_address": server.metrics_address,
             }
             where = {name: address for name, address in where.items() if address}
-            _logger.info("listening", extra={**where, **start})
+            _logger.info("listening", extra={**where, **start, **_limits(settings)})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
             if warning := exposure_warning(settings):
@@ -80,8 +86,26 @@ async def serve(
                 "stopping",
                 extra={"drain_s": settings.drain_time_s, "grace_s": settings.shutdown_grace_s},
             )
+            tell_service_manager("STOPPING=1", os.environ)
             await server.drain()
     _logger.info("stopped")
+
+
+def _limits(settings: Settings) -> dict[str, float]:
+    """Return the limits that decide what the server takes on, for the log."""
+    return {
+        name: getattr(settings, name)
+        for name in (
+            "max_connections",
+            "max_calls",
+            "max_inputs",
+            "max_queue_s",
+            "max_queued_tokens",
+            "max_request_bytes",
+            "max_held_request_bytes",
+            "max_held_answer_bytes",
+        )
+    }
 
 
 @contextmanager
