@@ -78,7 +78,8 @@ class _Call:
         outcome = self._judge(answer, runs)
         self._trial.count(outcome, len(self._texts), unary=True)
         self._trial.calls[f"Embed {outcome}"] += 1
-        if outcome in (Outcome.CANCELLED, Outcome.EXPIRED) and not self._ending.breaks_off:
+        left = outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.GAVE_WAY)
+        if left and not self._ending.breaks_off:
             await self._trial.make_heard(client, self._digests)
 
     async def _answer(self, client: Client) -> pb.EmbedResponse | Failure | None:
@@ -141,6 +142,8 @@ class _Call:
                     self._blame(f"was refused without an answer to when: {failure}")
                 if (WORK_CLASS_KEY, "bulk") in self._metadata:
                     self._blame("was refused although bulk work waits")
+                if "gave way" in failure.details:
+                    return Outcome.GAVE_WAY
                 if runs:
                     self._blame(f"was refused, and {runs} of its texts were run")
                 return Outcome.REFUSED
