@@ -91,7 +91,7 @@ async def running_envoy(
             all together.
     """
     issuer, authority = Issuer(), Authority(folder)
-    port, admin_port = _free_ports(2)
+    port, admin_port = free_ports(2)
     pair = authority.issue("envoy", *HOSTS)
     files = {
         "embedgrpc.binpb": FILE.read_bytes(),
@@ -161,7 +161,8 @@ async def _until_ready(proxy: Proxy, process: asyncio.subprocess.Process) -> Non
             await asyncio.sleep(0.05)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports on which nobody listens."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

@@ -184,6 +184,7 @@ async def test_only_calls_of_the_contract_reach_the_server(proxy: Proxy, service
         for path in (
             "/grpc.health.v1.Health/Check",
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/embedgrpc.v1.AdminService/GetStatus",
             "/metrics",
             "/embedgrpc.v1.EmbeddingService/Embed/more",
             "/embedgrpc.v1.EmbeddingService/Nothing",

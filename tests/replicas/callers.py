@@ -1,6 +1,6 @@
 """Callers of several servers, with the shipped client, until a line comes on standard input.
 
-python -m tests.replicas.callers TARGET --callers N [--streams N] [--ca-file FILE --token TOKEN]
+python -m tests.replicas.callers TARGET --callers N [--stream] [--ca-file FILE --token TOKEN]
 
 Without a certificate, the client balances over the servers of the target itself. The process
 writes a line once every caller has an answer, and in the end a line of JSON with the count of each
@@ -12,9 +12,9 @@ import asyncio
 import collections
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from embedgrpc.client import AsyncClient, EmbedGrpcError
+from embedgrpc.client import AsyncClient, EmbedGrpcError, ShuttingDownError
 
 _TEXT = "The tower is 330 metres tall."
 _TIMEOUT_S = 30.0
@@ -22,7 +22,7 @@ _PAUSE_S = 0.02
 
 
 class _Callers:
-    """What all callers share.
+    """Callers with one client, of which one at most sends a stream.
 
     Attributes:
         outcomes: How many calls, and inputs of streams, had each outcome.
@@ -35,6 +35,8 @@ class _Callers:
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.stopping = asyncio.Event()
         self.answered = asyncio.Semaphore(0)
+        self._unanswered: dict[str, None] = {}
+        self._sent = 0
 
     async def call(self) -> None:
         """Call one by one."""
@@ -49,27 +51,31 @@ class _Callers:
             await asyncio.sleep(_PAUSE_S)
 
     async def stream(self) -> None:
-        """Send inputs on a stream that goes on from one server to the next."""
-        sent = 0
+        """Send inputs on a stream. When its server stops, send the unanswered ones on another."""
+        while not self.stopping.is_set() or self._unanswered:
+            again = tuple(self._unanswered)
+            try:
+                async with self._client.embed_stream(self._inputs(again)) as stream:
+                    async for result in stream:
+                        failed = result.error is not None
+                        self.outcomes["STREAM_FAILED" if failed else "STREAM_OK"] += 1
+                        del self._unanswered[result.id]
+                        self.answered.release()
+            except ShuttingDownError as error:
+                if set(error.unanswered_ids) - self._unanswered.keys():
+                    self.outcomes["STREAM_WRONG_IDS"] += 1
+            except EmbedGrpcError as error:
+                self.outcomes[f"stream: {type(error).__name__}: {error}"[:200]] += 1
+                self.answered.release()
 
-        async def inputs() -> AsyncIterator[tuple[str, str]]:
-            nonlocal sent
-            while not self.stopping.is_set():
-                sent += 1
-                yield str(sent), _TEXT
-                await asyncio.sleep(_PAUSE_S)
-
-        answered: set[str] = set()
-        try:
-            async with self._client.embed_stream(inputs()) as stream:
-                async for result in stream:
-                    self.outcomes["STREAM_OK" if result.error is None else "STREAM_FAILED"] += 1
-                    answered.add(result.id)
-                    self.answered.release()
-        except EmbedGrpcError as error:
-            self.outcomes[f"stream: {type(error).__name__}: {error}"[:200]] += 1
-            self.answered.release()
-        self.outcomes["STREAM_LOST"] += sent - len(answered)
+    async def _inputs(self, again: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
+        for key in again:
+            yield key, _TEXT
+        while not self.stopping.is_set():
+            self._sent += 1
+            self._unanswered[str(self._sent)] = None
+            yield str(self._sent), _TEXT
+            await asyncio.sleep(_PAUSE_S)
 
 
 async def _main(arguments: argparse.Namespace) -> None:
@@ -77,7 +83,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     async with AsyncClient(arguments.target, health_check=not secured, **secured) as client:
         callers = _Callers(client)
         tasks = [asyncio.create_task(callers.call()) for _ in range(arguments.callers)]
-        tasks += [asyncio.create_task(callers.stream()) for _ in range(arguments.streams)]
+        if arguments.stream:
+            tasks.append(asyncio.create_task(callers.stream()))
         for _ in range(5 * len(tasks)):
             await callers.answered.acquire()
         sys.stdout.write("calling\n")
@@ -93,7 +100,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("--callers", type=int, required=True)
-    parser.add_argument("--streams", type=int, default=0)
+    parser.add_argument("--stream", action="store_true")
     parser.add_argument("--ca-file", default="")
     parser.add_argument("--token", default="")
     asyncio.run(_main(parser.parse_args()))

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.envoy.proxy import free_ports
 from tests.server.server_process import Process, started
 
 PATIENCE_S = 120.0
@@ -23,7 +23,7 @@ class Replica:
         self._flags = flags
         self._stack = AsyncExitStack()
         self._process: Process | None = None
-        port, self._metrics_port = _free_ports(2)
+        port, self._metrics_port = free_ports(2)
         self.address = f"127.0.0.1:{port}"
 
     async def start(self) -> None:
@@ -78,11 +78,3 @@ async def running(count: int, cache_dir: Path, *flags: str) -> AsyncIterator[lis
     finally:
         for replica in replicas:
             await replica.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

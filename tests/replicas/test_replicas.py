@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 async def test_a_roll_out_loses_no_call(tmp_path: Path) -> None:
     """Every server is restarted under load; a client that watches their health sees nothing."""
-    done = await roll(tmp_path, restarts=3)
-    assert (done.failed, done.exit_codes) == ({}, [0, 0, 0])
+    done = await roll(tmp_path, restarts=2)
+    assert (done.failed, done.exit_codes) == ({}, [0, 0])
     assert done.outcomes["OK"] > 100
     assert done.outcomes["STREAM_OK"] > 100
 

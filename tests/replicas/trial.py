@@ -52,7 +52,7 @@ async def roll(
 ) -> Result:
     """Restart the servers in turn, as a roll-out does: the next one once all have calls again."""
     codes: list[int] = []
-    async with _under_load(folder, envoy=envoy, callers=callers, streams=2) as load:
+    async with _under_load(folder, envoy=envoy, callers=callers, stream=True) as load:
         for number in range(restarts):
             replica = load.replicas[number % len(load.replicas)]
             codes.append(await replica.stop())
@@ -65,7 +65,7 @@ async def kill(
     folder: Path, *, kills: int, pause_s: float, envoy: Path | None = None, callers: int = 8
 ) -> Result:
     """Kill one of the servers again and again."""
-    async with _under_load(folder, envoy=envoy, callers=callers, streams=0) as load:
+    async with _under_load(folder, envoy=envoy, callers=callers, stream=False) as load:
         for _ in range(kills):
             replica = load.replicas[0]
             await replica.kill()
@@ -92,7 +92,7 @@ class _Load:
 
 @asynccontextmanager
 async def _under_load(
-    folder: Path, *, envoy: Path | None, callers: int, streams: int
+    folder: Path, *, envoy: Path | None, callers: int, stream: bool
 ) -> AsyncIterator[_Load]:
     async with AsyncExitStack() as stack:
         flags = ("--drain-delay-s", str(_DRAIN_DELAY_S), "--intra-op-threads", "1")
@@ -106,7 +106,7 @@ async def _under_load(
             options = ["--ca-file", str(proxy.ca_file), "--token", proxy.issuer.issue("alice")]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.replicas.callers", target, *options),
-            *("--callers", str(callers), "--streams", str(streams)),
+            *("--callers", str(callers), *(["--stream"] if stream else [])),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -205,6 +205,23 @@ async def test_a_bad_reload_changes_nothing(reloadable: Reloadable, tmp_path: Pa
     assert outcomes == [files.reloads, len(bad)] == [1, 5]
 
 
+async def test_limits_of_callers_change(reloadable: Reloadable) -> None:
+    """They come, change and go without a restart."""
+    client = reloadable.service.client
+    write_config(reloadable.config, EMBED, requests_per_s=0.001, request_burst=2)
+    assert (await reloadable.reload()).needs_restart == ()
+    for _ in range(2):
+        await client.embed("a text")
+    assert (await failure_of(client.embed("a text"))).reason == "RATE_LIMITED"
+    write_config(reloadable.config, EMBED, requests_per_s=0.001, request_burst=3)
+    await reloadable.reload()
+    await client.embed("a text")
+    assert (await failure_of(client.embed("a text"))).reason == "RATE_LIMITED"
+    write_config(reloadable.config, EMBED)
+    await reloadable.reload()
+    await client.embed("a text")
+
+
 class BadFiles:
     """Files that cannot be used for a while."""
 

@@ -16,6 +16,7 @@ from embedgrpc.server.connections.listening import StartError, is_dual_stack
 from embedgrpc.server.loading.loading import count_threads
 from embedgrpc.server.process.pid_file import PidFileError, pid_file
 from embedgrpc.server.process.server import Server
+from embedgrpc.server.process.service_manager import tell_service_manager
 from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
 from embedgrpc.server.process.signals import handled_signals
 from embedgrpc.server.settings.settings import Settings
@@ -54,7 +55,12 @@ async def serve(
         deadline.begin()
         stopping.set()
 
-    server = Server(settings, on_serving=on_serving)
+    def serving(server: Server) -> None:
+        tell_service_manager("READY=1", os.environ)
+        if on_serving is not None:
+            on_serving(server)
+
+    server = Server(settings, on_serving=serving)
     server.reloading.read = read
     with _held_pid_file(settings), handled_signals(stop, server.reloading.request):
         async with server:
@@ -80,6 +86,7 @@ async def serve(
                 "stopping",
                 extra={"drain_s": settings.drain_time_s, "grace_s": settings.shutdown_grace_s},
             )
+            tell_service_manager("STOPPING=1", os.environ)
             await server.drain()
     _logger.info("stopped")
 

@@ -21,7 +21,17 @@ from embedgrpc.server.telemetry.metrics import Reading
 _logger = logging.getLogger(__name__)
 
 # The settings that a running server follows.
-AT_RUN_TIME: Final = frozenset({"models", "log_level"})
+AT_RUN_TIME: Final = frozenset(
+    {
+        "models",
+        "log_level",
+        "requests_per_s",
+        "request_burst",
+        "tokens_per_min",
+        "token_burst",
+        "max_calls_per_caller",
+    }
+)
 
 
 class ReloadableFiles(Protocol):
@@ -48,7 +58,7 @@ class Reloading:
     Attributes:
         read: Reads the settings again; None where nobody can.
         last: How the last reload ended; None before the first.
-        on_reload: Called after a reload that went well.
+        on_reload: Called after a reload that went well, with the settings.
     """
 
     def __init__(
@@ -60,7 +70,7 @@ class Reloading:
     ) -> None:
         self.read: Callable[[], Settings] | None = None
         self.last: LastReload | None = None
-        self.on_reload: Callable[[], None] = lambda: None
+        self.on_reload: Callable[[Settings], None] = lambda _: None
         self._settings = settings
         self._models = models
         self._files = files
@@ -110,7 +120,7 @@ class Reloading:
         for one in self._files:
             await asyncio.to_thread(one.reload)
         needs_restart = tuple(_needs_restart(self._settings, fresh))
-        self.on_reload()
+        self.on_reload(fresh)
         self._outcomes["reloaded"] += 1
         self.last = LastReload(time.time(), needs_restart=needs_restart)
         _logger.info(

@@ -193,8 +193,13 @@ class Server:
         )
         self._files: list[ReloadableFiles] = []
         self.reloading = Reloading(settings, self.models, self._files, self._tasks)
-        self.reloading.on_reload = self._startup.report_ready
+        self.reloading.on_reload = self._follow
         self.figures.add(self.reloading.reading)
+
+    def _follow(self, changed: Settings) -> None:
+        """Follow settings that have changed."""
+        self.open_calls.change_rates(changed)
+        self._startup.report_ready()
 
     def _count_calls(self) -> None:
         settings = self._settings

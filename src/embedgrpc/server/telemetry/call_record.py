@@ -5,6 +5,7 @@ It holds names, counts and times; never a text, a vector or a key.
 
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from embedgrpc.engine.errors import EngineError
@@ -29,6 +30,7 @@ _PROBES: Final = (
 )
 # Of more jobs than most calls have, the first tell enough of the times.
 _WORKS_MAX: Final = 8
+_KNOWN_METHODS_MAX: Final = 1024
 
 
 class CallRecord:
@@ -83,8 +85,8 @@ class CallRecord:
     @classmethod
     def of_grpc(cls, method: str) -> "CallRecord":
         """Return the record of a gRPC call."""
-        doors = (door for prefix, door in _DOORS if method.startswith(prefix))
-        return cls(next(doors, "grpc"), method, is_probe=method.startswith(_PROBES))
+        door, is_probe = _kind_of(method)
+        return cls(door, method, is_probe=is_probe)
 
     @property
     def succeeded(self) -> bool:
@@ -112,6 +114,13 @@ class CallRecord:
         if not self.status:
             late = deadline_s is not None and deadline_s <= 0
             self.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"
+
+
+@lru_cache(_KNOWN_METHODS_MAX)
+def _kind_of(method: str) -> tuple[Door, bool]:
+    """Return the protocol of a gRPC method, and whether it is a probe."""
+    doors = (door for prefix, door in _DOORS if method.startswith(prefix))
+    return next(doors, "grpc"), method.startswith(_PROBES)
 
 
 _current: ContextVar[CallRecord | None] = ContextVar("call_record", default=None)
