@@ -33,6 +33,7 @@ _CALLS_IN_FLIGHT = 4
 _WARM_UP_ROUNDS = 1
 # The classes of models that make nothing but a look-up get as many texts as take a second.
 _LOOK_UPS = 40
+_TABLES = ("model2vec", "look-up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def main() -> None:
         print("| model | raw texts/s | served texts/s | served / raw | CPU ratio | tokens/s |")
         print("|---|---|---|---|---|---|")
         for folder in folders:
-            look_up = folder.name.endswith("model2vec")
+            look_up = folder.name.endswith(_TABLES)
             texts = passages * _LOOK_UPS if look_up else passages
             if look_up:
                 # The server runs equal texts in flight once.

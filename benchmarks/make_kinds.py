@@ -77,6 +77,11 @@ def make_all(source: Path, out: Path) -> None:
             str(out / f"sparse-{name}"), create_model_card=False
         )
         shutil.rmtree(plain)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, model_max_length=_TOKENS_MAX)
+    weights = torch.rand(len(tokenizer.get_vocab())) * 6
+    st.SparseEncoder(
+        modules=[sparse.SparseStaticEmbedding(tokenizer, weights, frozen=True)], device="cpu"
+    ).save(str(out / "sparse-look-up"), create_model_card=False)
     save_plain(source, plain, "bert", transformers.AutoModel)
     tokens = "token_embeddings"
     modules = [
@@ -101,10 +106,10 @@ def make_all(source: Path, out: Path) -> None:
     )
     shutil.rmtree(plain)
     table = np.random.default_rng(1).standard_normal((_SIZES["vocab_size"], 256))
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    StaticModel(table.astype(np.float32), tokenizer, normalize=True).save_pretrained(
+    plain_tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    plain_tokenizer.no_padding()
+    plain_tokenizer.no_truncation()
+    StaticModel(table.astype(np.float32), plain_tokenizer, normalize=True).save_pretrained(
         out / "embed-model2vec"
     )
 

@@ -1,13 +1,18 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from embedgrpc.cli.deviation import compare, is_finite, length_gap
+from embedgrpc.cli.runners import Item, ModelOutputs
 from embedgrpc.cli.sample_texts import sample_texts
-from embedgrpc.cli.verification import like_lengths, unlike_lengths
+from embedgrpc.cli.verification import Verification, like_lengths, unlike_lengths
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_VECTORS
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
 from tests.triton.server import TritonServer
@@ -106,10 +111,46 @@ def test_two_sources_are_compared(tmp_path: Path, cache_dir: Path) -> None:
     )
     assert found
     assert 0 < float(found[2]) < float(found[1]) < 1e-4
+    assert re.search(rf"ok +token_vectors against {plain}: numbers max \S+ mean", done.out)
     assert re.search(r"1 - cosine max \S+ mean \S+$", last)
     strict = embedgrpc(*arguments, "--tolerance", "1e-12")
     assert strict.code == 1
     assert re.search(r"reference +WRONG .* worst at text \d+$", strict.out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", [TOKEN_VECTORS, SENTENCE_EMBEDDING])
+def test_only_the_errors_of_token_vectors_may_grow_with_their_size(
+    name: str, cache_dir: Path
+) -> None:
+    """Their length is not fixed, while that of a text's vector mostly is."""
+    row = np.linspace(-1, 1, 8, dtype=np.float32) * 1000
+    verification = Verification(
+        settings=Settings(cache_dir=cache_dir),
+        model=ModelSettings(id="a", source="a"),
+        against=None,
+        texts=None,
+        tolerance=1e-4,
+    )
+    other = _Answers({name: [row * np.float32(1.00001)]})
+    (check,) = verification._check_against({name: [row]}, other, ["a"])
+    assert check.passed is (name == TOKEN_VECTORS)
+    far = _Answers({name: [row * np.float32(1.001)]})
+    (check,) = verification._check_against({name: [row]}, far, ["a"])
+    assert not check.passed
+
+
+class _Answers:
+    """A model with given results."""
+
+    name = "given"
+
+    def __init__(self, outputs: ModelOutputs) -> None:
+        self._outputs = outputs
+
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Return the results."""
+        assert len(items) == 1
+        return self._outputs
 
 
 def test_int8_does_not_depend_on_the_batch(cache_dir: Path) -> None:

@@ -17,7 +17,6 @@ from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
-    TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
@@ -31,7 +30,7 @@ Item = str | tuple[str, str]
 # For each output of a model, its result for each item: float32 [values] or [vectors, values].
 ModelOutputs = Mapping[str, Sequence[FloatArray]]
 # Outputs that others are made of: a fault in them shows there.
-_INTERMEDIATE = frozenset({POOLED_EMBEDDING, TOKEN_VECTORS})
+_INTERMEDIATE = frozenset({POOLED_EMBEDDING})
 
 
 class Runner(Protocol):

@@ -9,8 +9,9 @@ from embedgrpc.cli.deviation import compare, is_finite, length_gap
 from embedgrpc.cli.reference import PassedRoute, find_reference
 from embedgrpc.cli.runners import Item, LocalRunner, ModelOutputs, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_VECTORS
 from embedgrpc.models.kinds import Kind, TextRole, WeightType
 from embedgrpc.server.loading import loading
 from embedgrpc.server.loading.catalog import ServedModel
@@ -145,10 +146,8 @@ class Verification:
         for kind, batch in (("batched", like_lengths), ("padded", unlike_lengths)):
             again = runner.run_batches(sequences, batch(lengths))
             for name, rows in outputs.items():
-                # Without scaling, numbers exceed 1, and their errors grow with them.
-                size = max(1.0, *(float(abs(row).max(initial=0.0)) for row in rows))
                 deviation = compare(rows, again[name])
-                passed = deviation.number_max <= limit * size
+                passed = deviation.number_max <= limit * _size_of(rows)
                 yield Check(kind, passed, f"{name} against alone: {deviation}")
 
     def _find_other(self, runner: LocalRunner, others: PreparedRoutes | None) -> Runner | None:
@@ -169,7 +168,9 @@ class Verification:
         self, outputs: ModelOutputs, other: Runner, items: Sequence[Item]
     ) -> Iterator[Check]:
         theirs = other.run(items)
-        shared = [name for name in outputs if name in theirs]
+        # First the vectors of tokens, of which the others are made.
+        names = sorted(outputs, key=lambda name: name != TOKEN_VECTORS)
+        shared = [name for name in names if name in theirs]
         if not shared:
             raise ModelError(
                 f"{other.name} gives {', '.join(theirs)}, which cannot be compared with "
@@ -178,10 +179,17 @@ class Verification:
         for name in shared:
             deviation = compare(outputs[name], theirs[name])
             found = f"{name} against {other.name}: {deviation}"
-            passed = deviation.number_max <= self.tolerance
+            # The vectors of tokens have no fixed length.
+            size = _size_of(theirs[name]) if name == TOKEN_VECTORS else 1.0
+            passed = deviation.number_max <= self.tolerance * size
             if not passed:
                 found += f", worst at text {deviation.worst % len(items) + 1}"
             yield Check("reference", passed, found)
+
+
+def _size_of(rows: Sequence[FloatArray]) -> float:
+    """Return the largest number, at least 1: errors grow with the numbers that have them."""
+    return max(1.0, *(float(abs(row).max(initial=0.0)) for row in rows))
 
 
 def _check_texts(runner: LocalRunner, items: Sequence[Item]) -> Check:

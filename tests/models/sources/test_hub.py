@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
-from tests.models.runner import FIXTURES, copy_fixture
+from tests.models.runner import FIXTURES, copy_fixture, edit_json
 from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
 
 MIB = 1024 * 1024
@@ -195,6 +201,103 @@ def test_routes_are_downloaded(hub: Hub, host: Host, name: str) -> None:
     weights = (FIXTURES / name).rglob("*.safetensors")
     names = {path.relative_to(FIXTURES / name).as_posix() for path in weights}
     assert hub.downloads() == sorted(names | without_weights(name) | {"README.md"})
+
+
+def test_the_layer_of_a_colbert_export_is_downloaded(
+    hub: Hub, host: Host, tmp_path: Path, cache_dir: Path
+) -> None:
+    """The export has the backbone alone; the projection is in the checkpoint beside it."""
+    plain = copy_fixture("colbert-bert", tmp_path, leave_out=["artifact.metadata"])
+    edit_json(plain / "config.json", architectures=["BertModel"])
+    files = resolve(str(plain))
+    overrides = ModelOverrides(pooling=(Pooling.MEAN,), normalize=False)
+    graph = onnx.load(prepare(files, read(files, overrides), cache_dir=cache_dir).path)
+    graph.graph.node.append(
+        onnx.helper.make_node("Identity", ["token_vectors"], ["last_hidden_state"])
+    )
+    del graph.graph.output[:]
+    graph.graph.output.append(
+        onnx.helper.make_tensor_value_info(
+            "last_hidden_state", onnx.TensorProto.FLOAT, ["batch", "tokens", 32]
+        )
+    )
+    export = {"onnx/model.onnx": graph.SerializeToString()}
+    repository = Repository.of_folder(FIXTURES / "colbert-bert", extra=export)
+    hub.repositories["acme/colbert"] = repository
+    assert "error" not in host.load_one("acme/colbert")
+    assert {"onnx/model.onnx", "model.safetensors"} <= set(hub.downloads())
+
+
+ADAPTER_PROGRAM = """
+import sys
+from pathlib import Path
+from embedgrpc.models.folder.properties import read
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.sources.source import resolve
+files = resolve(sys.argv[2])
+built = graph.prepare(files, read(files), cache_dir=Path(sys.argv[1]))
+print(files.source, files.revision, built.content_hash)
+"""
+
+
+def test_the_base_model_of_an_adapter_is_downloaded(
+    hub: Hub, host: Host, tmp_path: Path, cache_dir: Path
+) -> None:
+    """At the revision that the adapter names; the model is that of the same files in folders."""
+    local = tmp_path / "adapter"
+    local.mkdir()
+    config = json.loads((FIXTURES / "lora-qwen3" / "adapter_config.json").read_text())
+    (local / "adapter_config.json").write_text(json.dumps(config))
+    weights = (FIXTURES / "lora-qwen3" / "adapter_model.safetensors").read_bytes()
+    (local / "adapter_model.safetensors").write_bytes(weights)
+    base = copy_fixture("qwen3-last", tmp_path, leave_out=["onnx"])
+    first = Repository.of_folder(base)
+    pinned = first.branches["v1"] = first.branches["main"]
+    first.commit({"config.json": b"{}"})
+    hub.repositories["org/base"] = first
+    config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
+    named = {"adapter_config.json": json.dumps(config).encode()}
+    hub.repositories["org/adapter"] = Repository.of_folder(local, extra=named)
+    done = subprocess.run(
+        [sys.executable, "-c", ADAPTER_PROGRAM, str(host.cache_dir), "org/adapter"],
+        env=host.environment({}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    files = resolve(str(base))
+    wanted = prepare(files, read(files, ModelOverrides(adapter=str(local))), cache_dir=cache_dir)
+    assert done.stdout.split() == ["org/adapter", pinned, wanted.content_hash]
+    assert "adapter_model.safetensors" in hub.downloads()
+    before = len(hub.downloads())
+    offline = host.load_one("org/adapter", HF_HUB_OFFLINE="1")
+    assert offline["revision"] == pinned
+    assert len(hub.downloads()) == before
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("", "base_model_name_or_path must be the repository of the base model"),
+        (None, "base_model_name_or_path must be the repository of the base model"),
+        ("/home/someone/model", "model source 'hf:/home/someone/model'"),
+        ("../model", "model source 'hf:../model'"),
+        ("org/adapter", "which is an adapter itself"),
+        ("org/nobody", "org/nobody"),
+    ],
+)
+def test_an_adapter_without_a_base_model_is_refused(
+    hub: Hub, host: Host, base: str | None, message: str
+) -> None:
+    """The error names the key, or the repository that is missing; no other folder is read."""
+    own = {"peft_type": "LORA", "base_model_name_or_path": "org/other", "r": 2}
+    for name, values in (("org/adapter", {}), ("org/top", {"base_model_name_or_path": base})):
+        content = json.dumps(own | values).encode()
+        repository = Repository(commits={}, branches={})
+        repository.commit({"adapter_config.json": content, "adapter_model.safetensors": b"x"})
+        hub.repositories[name] = repository
+    hub.repositories["org/other"] = Repository.of_folder(FIXTURES / "bert-mean")
+    assert message in host.load_one("org/top")["error"]
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:

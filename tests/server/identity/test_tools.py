@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -109,6 +110,31 @@ async def test_curl(service: Service, key: str) -> None:
     code, out, _ = await _run(curl, "-H", "x-api-key: eg_wrong", *data)
     assert out.startswith("HTTP/1.1 401")
     assert 'error="invalid_token"' in out
+
+
+async def test_a_client_that_sends_first_learns_why_it_is_refused(
+    service: Service, key: str
+) -> None:
+    """It gets the refusal after a large body, and can go on with the same connection."""
+    host, _, port = service.server.http_address.rpartition(":")
+    body = json.dumps({"input": "x" * 3_000_000}).encode()
+    head = (
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body)
+    )
+    reader, writer = await asyncio.open_connection(host, int(port))
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(2):
+            writer.write(head + body)
+            await writer.drain()
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 401")
+            length = re.search(rb"content-length: (\d+)", answer.lower())
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+        writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\n\r\n" % key.encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
 
 
 async def test_a_body_without_a_key_is_not_read(service: Service) -> None:

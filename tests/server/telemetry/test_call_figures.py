@@ -11,16 +11,17 @@ from embedgrpc.engine.errors import Reason
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.telemetry.call_figures import REFUSALS
 from embedgrpc.server.telemetry.metrics import Reading
-from embedgrpc.v1 import common_pb2
+from embedgrpc.v1 import admin_service_pb2 as admin
+from embedgrpc.v1 import admin_service_pb2_grpc, common_pb2
 from tests.server.conftest import Serve
 from tests.server.every_call import CASES
 from tests.server.hash_backend import HashBackend
 from tests.server.http.example_models import MODELS, model_for
 from tests.server.http.http_client import HttpClient
-from tests.server.service import CROSS, EMBED, Client, Service, until
+from tests.server.service import CROSS, EMBED, PATIENCE_S, Client, Service, until
 
 EMBED_METHOD = "embedgrpc.v1.EmbeddingService/Embed"
-EVERY_DOOR: dict[str, Any] = {"http_address": "127.0.0.1:0", "kserve": True}
+EVERY_DOOR: dict[str, Any] = {"http_address": "127.0.0.1:0", "kserve": True, "admin": True}
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -59,6 +60,16 @@ async def test_every_series_is_there_from_the_start(serve: Serve) -> None:
         for call in CASES.values():
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await call(client)
+        make: Any = admin_service_pb2_grpc.AdminServiceStub
+        stub = make(client.channel)
+        for method, request in (
+            (stub.GetStatus, admin.GetStatusRequest()),
+            (stub.LoadModel, admin.LoadModelRequest()),
+            (stub.LoadModel, admin.LoadModelRequest(model="nobody", source="none/such")),
+            (stub.UnloadModel, admin.UnloadModelRequest(model="nobody")),
+        ):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await method(request, timeout=PATIENCE_S)
     http = HttpClient(service)
     for route in all_routes():
         path = route.path.replace("{id}", "labels")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
@@ -25,7 +25,7 @@ from embedgrpc.models.sources.weight_file import (
     find_listed_weights,
     find_weight_file,
 )
-from embedgrpc.models.tensors.layer_weights import find_layer_weights
+from embedgrpc.models.tensors.layer_weights import LAYER_WEIGHTS, find_layer_weights
 from embedgrpc.models.tokenizers.token_types import needs_types
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def identify(
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     weight_file = _find_weights(files, properties)
+    _fetch_layers(files, properties)
     facts = _read_facts(weight_file, cache_dir, may_build=may_build)
     if facts is not None and "token_type_ids" not in facts["inputs"] and needs_types(properties):
         # The export would take both texts of a pair for one.
@@ -171,6 +172,17 @@ def _find_externals(
     locations = facts["locations"]
     fetch_external(files, weight_file, locations)
     return tuple(find_external(weight_file, name) for name in locations)
+
+
+def _fetch_layers(files: ModelFiles, properties: ModelProperties) -> None:
+    """Download the weights of layers that are in the backbone's file, beside an export.
+
+    Those with a folder of their own have been downloaded before.
+    """
+    for layer in properties.dense_layers:
+        place = PurePosixPath(layer.folder.relative_to(files.folder))
+        names = [str(place / name) for name in LAYER_WEIGHTS]
+        files.fetch([name for name in names if files.has(name)][:1])
 
 
 def _layer_digests(properties: ModelProperties) -> list[str]:

@@ -13,8 +13,10 @@ from typing import Any
 
 from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.config_files import (
+    ADAPTER_NAME,
     CARD_BYTES_MAX,
     CARD_NAME,
     CONFIG_NAME,
@@ -28,6 +30,7 @@ from embedgrpc.models.sources.config_files import (
     read_module_folders,
 )
 from embedgrpc.models.sources.hub_errors import explain, explain_absence
+from embedgrpc.models.sources.weight_file import choose_adapter_weights
 from embedgrpc.models.tensors.layer_weights import LAYER_WEIGHTS
 
 # The modules with small weights, which are downloaded before the backbone's.
@@ -104,6 +107,27 @@ class HubRepository:
         for name in wanted:
             self._check(name)
 
+    def fetch_adapter(self) -> tuple[str, str] | None:
+        """Download the adapter of a repository that has no model of its own.
+
+        Returns:
+            The repository and the revision of its base model, the latter mostly empty; None if the
+            repository has a model.
+
+        Raises:
+            ModelError: It does not say what its base model is, or the download fails.
+        """
+        if self.has(CONFIG_NAME) or not self.has(ADAPTER_NAME):
+            return None
+        weights = choose_adapter_weights(self.has)
+        if weights is not None:
+            self.fetch([weights])
+        config = JsonObject.read(self.folder / ADAPTER_NAME, self.folder)
+        base = config.text("base_model_name_or_path", default="")
+        if not base:
+            raise config.wrong("base_model_name_or_path", "the repository of the base model")
+        return base, config.text("revision", default="")
+
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """The bytes of each file of the repository."""
@@ -138,7 +162,7 @@ class HubRepository:
 
         The other files are checked before the weights are downloaded.
         """
-        roots = [name for name in (CONFIG_NAME, MODULES_NAME) if self.has(name)]
+        roots = [name for name in (CONFIG_NAME, MODULES_NAME, ADAPTER_NAME) if self.has(name)]
         if not roots and self.sizes:
             raise ModelError(
                 f"model source {self._source!r}: the repository has no {CONFIG_NAME} at commit "

@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,12 +36,15 @@ class ModelFiles:
         folder: The folder of the files.
         revision: The commit or version of the files; empty if unknown.
         repository: Provides files that are not in the folder yet; None if all are there.
+        adapter: The folder of the adapter that the source names, if these are the files of its base
+            model; else empty.
     """
 
     source: str
     folder: Path
     revision: str
     repository: "HubRepository | None" = None
+    adapter: str = ""
 
     @property
     def pinned_source(self) -> str:
@@ -81,7 +84,8 @@ def resolve(source: str) -> ModelFiles:
               is not imported;
             - `hf:ORG/NAME@REVISION`, `hf:ORG/NAME` or just `ORG/NAME` for a repository of the
               Hugging Face Hub. All files but the weights are downloaded; the weights are
-              downloaded later.
+              downloaded later. A repository with nothing but an adapter stands for the repository
+              of its base model, with the adapter.
 
     Returns:
         The files. The revision is a package's version, or a repository's commit.
@@ -147,6 +151,17 @@ def _resolve_repository(source: str, repository: str, revision: str) -> ModelFil
     from embedgrpc.models.sources.hub import HubRepository  # noqa: PLC0415 - see above
 
     opened = HubRepository(source, repository=repository, revision=revision)
+    base = opened.fetch_adapter()
+    if base is not None:
+        name, base_revision = base
+        named = f"{_HUB_SCHEME}{name}@{base_revision}" if base_revision else f"{_HUB_SCHEME}{name}"
+        files = resolve(named)
+        if files.adapter:
+            raise ModelError(
+                f"model source {source!r} is an adapter of {name}, which is an adapter itself:"
+                " merge that one with peft, and save the model"
+            )
+        return replace(files, source=source, adapter=str(opened.folder))
     return ModelFiles(
         source=source, folder=opened.folder, revision=opened.commit, repository=opened
     )

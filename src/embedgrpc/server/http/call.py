@@ -24,6 +24,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What a refused request may still send.
 _SMALL_BYTES = 16 * 1024
 _SMALL_BODY_S = 1.0
+# How long the body of a refused call may take.
+_DISCARD_S_MAX = 2.0
 # The body was malformed, ended early, or came after the connection broke.
 _BROKEN_BODY = (ClientPayloadError, HttpProcessingError, web.PayloadAccessError)
 
@@ -138,6 +140,27 @@ class HttpContext:
         with suppress(TimeoutError, EngineError):
             async with asyncio.timeout(_SMALL_BODY_S):
                 await self.read()
+
+    async def discard_body(self) -> None:
+        """Read the body and forget it, for the client of a call that is refused without it.
+
+        Most clients send all of a body before they read, and one that is cut off takes that for a
+        broken connection. A client that waits for the go-ahead, sends too much or is slow is cut
+        off all the same.
+        """
+        request, size = self._request, self._request.content_length or 0
+        if self.body_is_read or "expect" in request.headers or size > self._max_bytes:
+            return
+        size = 0
+        try:
+            async with asyncio.timeout(_DISCARD_S_MAX):
+                while chunk := await request.content.readany():
+                    size += len(chunk)
+                    if size > self._max_bytes:
+                        return
+        except (TimeoutError, *_BROKEN_BODY):
+            return
+        self.body_is_read = True
 
     def fail(self, error: EngineError) -> None:
         """End the reading of the body with an error."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError, Reason
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -45,6 +45,8 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
+# What callers get before their bodies are read, and must see: trying again does not help.
+_REFUSALS = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED})
 # The statuses that say that a request is wrong. Not among them: 429, which asks for patience.
 _MISTAKES = frozenset({400, 401, 403, 404, 405, 411, 413, 415, 417, 422, _HEADERS_TOO_LARGE})
 # No client sees it: proxies have this number in their logs.
@@ -203,6 +205,8 @@ class HttpDoor:
             error = EngineError.fault()
             log_fault(unexpected, error, method=name)
         forget_frames(error)
+        if error.reason in _REFUSALS:
+            await context.discard_body()
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         call.record.fail(error, str(status))

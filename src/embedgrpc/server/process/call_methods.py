@@ -39,6 +39,10 @@ def call_methods(settings: Settings) -> Iterator[CallMethod]:
     """Return what is served, but for probes."""
     services = [one for module in _OWN for one in module.DESCRIPTOR.services_by_name.values()]
     # Imported only where they are used: they cost time and memory.
+    if settings.admin:
+        from embedgrpc.v1 import admin_service_pb2  # noqa: PLC0415 - see above
+
+        services += admin_service_pb2.DESCRIPTOR.services_by_name.values()
     if settings.tei_model:
         from embedgrpc.tei.v1 import tei_pb2  # noqa: PLC0415 - see above
 
@@ -80,13 +84,13 @@ def _grpc_methods(services: Iterable[Any]) -> Iterator[CallMethod]:
             record = CallRecord.of_grpc(name)
             if record.is_probe:
                 continue
-            wanted = need_of(name).service
+            need = need_of(name)
             yield CallMethod(
                 record.door,
                 name,
-                wanted,
+                need.service,
                 names_model=True,
-                lists_models=wanted is Service.MODELS,
+                lists_models=need.service is Service.MODELS or need.scope is not None,
                 success="OK",
                 left=_LEFT[record.door],
                 statuses=statuses,

@@ -209,7 +209,9 @@ class CallFigures:
             yield _Key(method.door, method.name, "", Proof.ANONYMOUS, *refused)
         denied = (Reason.PERMISSION_DENIED,) if self._has_authentication else ()
         for proof in self._proofs:
-            ends = _ends(method, (*_BEFORE_MODEL, *denied), succeeds=method.lists_models)
+            # What is for no model may still depend on some.
+            more = _WITH_MODEL if method.lists_models else ()
+            ends = _ends(method, (*_BEFORE_MODEL, *more, *denied), succeeds=method.lists_models)
             for end in ends:
                 yield _Key(method.door, method.name, "", proof, *end)
             if not method.names_model:

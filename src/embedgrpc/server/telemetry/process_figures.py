@@ -20,6 +20,8 @@ class ProcessFigures:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._gpus: GpuMemoryReader | None = None
+        # Once: it is computed from clocks, and each change would look like a restart.
+        self._started_at_s = process_usage.started_at_s()
         self._build = {
             "version": version("embedgrpc"),
             "python": platform.python_version(),
@@ -35,7 +37,7 @@ class ProcessFigures:
         descriptors = process_usage.open_descriptors()
         yield Reading("process.open_file_descriptor.count", descriptors, {})
         yield Reading("process.open_file_descriptor.limit", process_usage.max_descriptors(), {})
-        yield Reading("process.start.time", process_usage.started_at_s(), {})
+        yield Reading("process.start.time", self._started_at_s, {})
         yield from self._read_gpus()
 
     def gpu_memory(self) -> Sequence[GpuMemory]:
