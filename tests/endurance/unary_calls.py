@@ -142,11 +142,10 @@ class _Call:
                     self._blame(f"was refused without an answer to when: {failure}")
                 if (WORK_CLASS_KEY, "bulk") in self._metadata:
                     self._blame("was refused although bulk work waits")
-                if "gave way" in failure.details:
-                    return Outcome.GAVE_WAY
-                if runs:
+                gave_way = "gave way" in failure.details
+                if runs and not gave_way:
                     self._blame(f"was refused, and {runs} of its texts were run")
-                return Outcome.REFUSED
+                return Outcome.GAVE_WAY if gave_way else Outcome.REFUSED
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 if self._ending.timeout_s is None:
                     self._blame(f"has no deadline, and expired: {failure}")
