@@ -99,6 +99,7 @@ class Outcome:
         attack_s: How long an attack took.
         done: What the attacks report.
         server_s: CPU time of the server during the attacks, in seconds for a second.
+        quiet_server_s: The same before the attacks, for the innocent callers alone.
     """
 
     grpc: Phases
@@ -109,6 +110,7 @@ class Outcome:
     attack_s: float
     done: Sequence[str]
     server_s: float
+    quiet_server_s: float
 
     @property
     def callers(self) -> Sequence[Phases]:

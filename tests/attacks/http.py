@@ -127,6 +127,7 @@ class _SlowCrowd:
         self._met: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._most = 0
+        self._tried = 0
 
     def run(self, seconds: float) -> str:
         """Attack; return what came of it."""
@@ -149,9 +150,13 @@ class _SlowCrowd:
                 one.close()
             self._poll.close()
         told = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
-        return f"{len(self._met)} clients connected, {self._most} at once; {told}"
+        return (
+            f"{self._tried} connections, at most {self._most} at once; {len(self._met)} clients"
+            f" sent something; {told}"
+        )
 
     def _connect(self, number: int) -> None:
+        self._tried += 1
         client = socket.socket()
         client.setblocking(False)
         client.bind((_CLIENTS[number % len(_CLIENTS)], 0))

@@ -50,11 +50,13 @@ async def measure(
             await _answered(calls, at_least=10 if http_target else 5)
             before = rss_bytes(pid)
             peak = _Peak(pid)
-            server_s = 0.0
+            server_s = quiet_server_s = 0.0
             async with peak:
                 for _ in range(max(rounds, 1)):
+                    began_s = cpu_s(pid)
                     with phases.phase("quiet"):
                         await asyncio.sleep(quiet_s)
+                    quiet_server_s += cpu_s(pid) - began_s
                     if rounds:
                         with phases.phase("control"):
                             await attack.run(sink, seconds)
@@ -80,6 +82,7 @@ async def measure(
         attack_s=attack_s / max(rounds, 1),
         done=done,
         server_s=server_s / attack_s,
+        quiet_server_s=quiet_server_s / phases.seconds("quiet"),
     )
 
 

@@ -27,7 +27,7 @@ from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
-from tests.server.server_process import started
+from tests.server.server_process import Process, started
 from tests.server.service import (
     CROSS,
     EMBED,
@@ -40,6 +40,7 @@ from tests.server.service import (
 )
 from tests.server.services.test_health import EMBEDDING, RERANK, SERVING, Watcher
 from tests.server.streams import Stream
+from tests.soak.sampling import sample
 
 SERVICE_UNKNOWN = 3
 NLI = ModelSettings(id="nli", source=str(FIXTURES / "classify-nli"))
@@ -437,6 +438,45 @@ async def test_the_command(cache_dir: Path, tmp_path: Path) -> None:
     done = await asyncio.to_thread(reload, "--pid-file", str(held))
     assert done.returncode == 1
     assert "no server runs" in done.stderr
+
+
+@pytest.mark.long
+async def test_many_reloads_under_load(cache_dir: Path, tmp_path: Path) -> None:
+    """SIGHUP again and again, with models that come, change and go: no call fails, memory stays."""
+    config = tmp_path / "embedgrpc.toml"
+    changed = EMBED.model_copy(update={"max_tokens": 40})
+    lists = ((EMBED, CROSS), (changed, SPARSE), (changed, CROSS, NLI), (EMBED, NLI))
+    write_config(config, *lists[-1])
+    flags = ("--config", str(config), "--http-address", "127.0.0.1:0")
+    sizes_mb: list[float] = []
+    async with started(*flags, cache_dir=cache_dir) as server:
+        await server.until("serving")
+        (listening,) = server.events("listening")
+        load = Load(listening["address"], listening["http_address"])
+        async with load.running():
+            for number in range(40):
+                write_config(config, *lists[number % len(lists)])
+                server.signal(signal.SIGHUP)
+                await _events(server, "reloaded", number + 1)
+                await load.more(20)
+                sizes_mb.append(sample(server.process.pid, 0).rss_mb)
+            # Six models in four reloads.
+            await _events(server, "model closed", 60)
+        assert not [one for one in server.events("model closed") if one["calls_cut_off"]]
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
+    # All models were loaded by then.
+    assert max(sizes_mb[20:]) < 1.15 * max(sizes_mb[8:20])
+
+
+async def _events(server: Process, event: str, count: int) -> None:
+    """Read lines until an event was logged so many times."""
+    assert server.process.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while len(server.events(event)) < count:
+            line = await server.process.stderr.readline()
+            assert line, server.lines
+            server.lines.append(line.decode().rstrip())
 
 
 def test_a_file_that_was_left_behind(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def other_value(setting: str) -> Any:
         "jwt_audience": "other",
         "jwt_algorithms": "ES384",
         "jwt_name_claim": "azp",
+        "access_log": "all",
         "jwt_rights_claim": "rights",
         "jwks_url": "https://other.example/keys",
         "public": "metrics",

@@ -399,7 +399,7 @@ class OpenCall:
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
-        self.context = self.end = None
+        self.context = self.end = self.record.metadata = None
 
 
 def _adjust(budget: Budget, holder: Holder, amount: int) -> None:

@@ -88,6 +88,7 @@ class OpenCalls:
         holder = _holder(caller.name, context.peer())
         call = self._open[task] = kind(self.limits, caller, holder, context, record)
         record.span = current_context()
+        record.metadata = context.invocation_metadata
         task.add_done_callback(self._closed)
         set_current_call(call)
         set_current_caller(caller)

@@ -72,7 +72,7 @@ async def serve(
                 "metrics_address": server.metrics_address,
             }
             where = {name: address for name, address in where.items() if address}
-            _logger.info("listening", extra={**where, **start})
+            _logger.info("listening", extra={**where, **start, **_limits(settings)})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
             if warning := exposure_warning(settings):
@@ -89,6 +89,23 @@ async def serve(
             tell_service_manager("STOPPING=1", os.environ)
             await server.drain()
     _logger.info("stopped")
+
+
+def _limits(settings: Settings) -> dict[str, float]:
+    """Return the limits that decide what the server takes on, for the log."""
+    return {
+        name: getattr(settings, name)
+        for name in (
+            "max_connections",
+            "max_calls",
+            "max_inputs",
+            "max_queue_s",
+            "max_queued_tokens",
+            "max_request_bytes",
+            "max_held_request_bytes",
+            "max_held_answer_bytes",
+        )
+    }
 
 
 @contextmanager

@@ -25,6 +25,7 @@ AT_RUN_TIME: Final = frozenset(
     {
         "models",
         "log_level",
+        "access_log",
         "requests_per_s",
         "request_burst",
         "tokens_per_min",
@@ -58,7 +59,7 @@ class Reloading:
     Attributes:
         read: Reads the settings again; None where nobody can.
         last: How the last reload ended; None before the first.
-        on_reload: Called after a reload that went well, with the settings.
+        on_reload: Called with the new settings after a reload that went well.
     """
 
     def __init__(

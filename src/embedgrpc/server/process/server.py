@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from embedgrpc.engine.scheduling.reports import BatchObserver
+from embedgrpc.server.calls.access_log import AccessLog
 from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.graceful_stop import ShutdownGate
@@ -59,6 +60,7 @@ from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Figures
 from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
 from embedgrpc.server.telemetry.model_figures import ModelFigures
+from embedgrpc.server.telemetry.overload_log import OverloadLog
 from embedgrpc.server.telemetry.process_figures import ProcessFigures
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.server.telemetry.work_times import WorkTimes
@@ -194,11 +196,14 @@ class Server:
         self._files: list[ReloadableFiles] = []
         self.reloading = Reloading(settings, self.models, self._files, self._tasks)
         self.reloading.on_reload = self._follow
+        self._access_log = AccessLog(settings.access_log, caller_metadata=settings.caller_metadata)
+        self.open_calls.observers.append(self._access_log.observe)
         self.figures.add(self.reloading.reading)
 
     def _follow(self, changed: Settings) -> None:
         """Follow settings that have changed."""
         self.open_calls.change_rates(changed)
+        self._access_log.mode = changed.access_log
         self._startup.report_ready()
 
     def _count_calls(self) -> None:
@@ -267,6 +272,8 @@ class Server:
         # Off the event loop, which must still receive signals while lanes end their batches.
         resources.push_async_callback(asyncio.to_thread, self._running.close_all)
         await resources.enter_async_context(self._tasks)
+        resources.callback(self._access_log.close)
+        self._tasks.start(OverloadLog(self.catalog).run())
         await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
@@ -335,6 +342,7 @@ class Server:
     async def _serve_metrics(self, resources: AsyncExitStack) -> None:
         calls = OpenCalls(self._settings)
         calls.authenticator = self.open_calls.authenticator
+        calls.observers.append(self._access_log.observe)
         metrics = self._http_ports().metrics(calls)
         await metrics.start()
         resources.push_async_callback(metrics.close)

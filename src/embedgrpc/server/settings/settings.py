@@ -532,6 +532,13 @@ class Settings(BaseModel):
         default="auto",
         description="auto writes readable lines on a terminal and JSON lines elsewhere",
     )
+    access_log: str = Field(
+        default="errors",
+        description="Which calls get a line in the log, whatever log_level is: errors (those that"
+        " failed, at a limited rate for each reason), all, off, or a number from 0 to 1: that share"
+        " of the calls that succeeded, beside the errors. Calls that were denied always get one."
+        " Probes do only if they fail",
+    )
 
     @property
     def max_fields(self) -> int:
@@ -667,6 +674,20 @@ class Settings(BaseModel):
         if not _METADATA_KEY.fullmatch(value):
             raise ValueError("must be a metadata key of lower-case letters, digits, _ . and -")
         return value
+
+    @field_validator("access_log", mode="before")
+    @classmethod
+    def _check_access_log(cls, value: object) -> object:
+        """Read a number as text, too."""
+        text = str(value) if isinstance(value, int | float) else value
+        if isinstance(text, str) and text not in ("off", "errors", "all"):
+            try:
+                is_share = 0 <= float(text) <= 1
+            except ValueError:
+                is_share = False
+            if not is_share:
+                raise ValueError("must be off, errors, all, or a number from 0 to 1")
+        return text
 
     @field_validator("cache_dir")
     @classmethod

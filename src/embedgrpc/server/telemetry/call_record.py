@@ -3,13 +3,15 @@
 It holds names, counts and times; never a text, a vector or a key.
 """
 
+import re
 import time
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.work import Call
+from embedgrpc.server.telemetry.running_call import RUNNING
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -31,6 +33,8 @@ _PROBES: Final = (
 # Of more jobs than most calls have, the first tell enough of the times.
 _WORKS_MAX: Final = 8
 _KNOWN_METHODS_MAX: Final = 1024
+# Source: W3C Trace Context.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 class CallRecord:
@@ -51,6 +55,7 @@ class CallRecord:
         began_s: When it began, on the monotonic clock.
         total_s: How long it took. Set when it ends.
         span: Its span, where traces are exported.
+        metadata: Returns what its client sent; None when it has ended.
     """
 
     __slots__ = (
@@ -60,6 +65,7 @@ class CallRecord:
         "inputs",
         "is_probe",
         "label",
+        "metadata",
         "method",
         "models",
         "reason",
@@ -81,6 +87,7 @@ class CallRecord:
         self.began_s = time.monotonic()
         self.total_s = 0.0
         self.span: SpanContext | None = None
+        self.metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None] | None = None
 
     @classmethod
     def of_grpc(cls, method: str) -> "CallRecord":
@@ -98,6 +105,19 @@ class CallRecord:
         """The mean time that its jobs waited for their first batch, in seconds."""
         jobs = sum(one.times.jobs for one in self.works)
         return sum(one.times.queue_s for one in self.works) / jobs if jobs else 0.0
+
+    def trace_fields(self) -> dict[str, str]:
+        """Return the ids of its trace and span for the log; the trace of its client without one."""
+        if self.span is not None and self.span.is_valid:
+            return {
+                "trace_id": f"{self.span.trace_id:032x}",
+                "span_id": f"{self.span.span_id:016x}",
+            }
+        for key, value in (self.metadata() if self.metadata is not None else None) or ():
+            if key == "traceparent" and isinstance(value, str):
+                match = _TRACEPARENT.fullmatch(value)
+                return {"trace_id": match[1]} if match else {}
+        return {}
 
     def fail(self, error: EngineError, status: str) -> None:
         """Record the failure that the client gets."""
@@ -123,42 +143,41 @@ def _kind_of(method: str) -> tuple[Door, bool]:
     return next(doors, "grpc"), method.startswith(_PROBES)
 
 
-_current: ContextVar[CallRecord | None] = ContextVar("call_record", default=None)
-
-
 def set_current_record(record: CallRecord) -> None:
     """Make a record that of the running task and of the tasks that it starts."""
-    _current.set(record)
+    RUNNING.set(record)
 
 
 def current_record() -> CallRecord | None:
     """Return the record of the running call."""
-    return _current.get()
+    record = RUNNING.get()
+    # Nothing else is ever there.
+    return record if isinstance(record, CallRecord) else None
 
 
 def note_inputs(count: int) -> None:
     """Count inputs of the running call, before they are checked."""
-    record = _current.get()
+    record = current_record()
     if record is not None:
         record.inputs += count
 
 
 def note_failed_inputs(count: int) -> None:
     """Count inputs of the running call that got an error of their own."""
-    record = _current.get()
+    record = current_record()
     if record is not None:
         record.failed_inputs += count
 
 
 def note_model(model: "ServedModel") -> None:
     """Record that the running call named a model."""
-    record = _current.get()
+    record = current_record()
     if record is not None and model not in record.models:
         record.models += (model,)
 
 
 def note_work(call: Call) -> None:
     """Record work of the running call."""
-    record = _current.get()
+    record = current_record()
     if record is not None and len(record.works) < _WORKS_MAX:
         record.works += (call,)

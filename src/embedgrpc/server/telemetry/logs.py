@@ -10,16 +10,20 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from embedgrpc.models.progress import reporter
+from embedgrpc.server.telemetry.running_call import RUNNING
 
 # The attributes of every record; any other was given as `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 # About ten thousand lines that wait to be written.
 _WAITING_BYTES_MAX = 4 * 1024 * 1024
+# How long the first of many lines waits for others.
+_PATIENCE_S = 0.05
 # How long a process that ends waits for its last lines to be written.
 _FLUSH_S = 1.0
 
@@ -98,6 +102,8 @@ class BackgroundHandler(logging.Handler):
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
+        # Whether all lines that wait are some of many: then they may wait a little longer.
+        self._patient = False
         # The line below all others: the one to show, and the one that is shown.
         self._status = self._shown = b""
         self._changed = threading.Condition()
@@ -114,12 +120,24 @@ class BackgroundHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            if self._waiting_bytes + len(line) > self._bytes_max:
-                self._dropped += 1
-                return
-            self._waiting.append(line)
-            self._waiting_bytes += len(line)
+            self._put(line)
+            self._patient = False
             self._changed.notify_all()
+
+    def write(self, line: bytes) -> None:
+        """Queue one of many lines, which are written some at a time: that is cheaper."""
+        with self._changed:
+            if not self._waiting:
+                self._patient = True
+                self._changed.notify_all()
+            self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        if self._waiting_bytes + len(line) > self._bytes_max:
+            self._dropped += 1
+            return
+        self._waiting.append(line)
+        self._waiting_bytes += len(line)
 
     def show_status(self, text: str) -> None:
         """Keep a text on the line below all log lines of a terminal; empty removes it."""
@@ -130,6 +148,8 @@ class BackgroundHandler(logging.Handler):
     def flush(self) -> None:
         """Wait until everything is written, or until nothing seems to read it."""
         with self._changed:
+            self._patient = False
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._has_work() and not self._busy, _FLUSH_S)
 
     def _has_work(self) -> bool:
@@ -139,6 +159,9 @@ class BackgroundHandler(logging.Handler):
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work)
+                if self._patient:
+                    self._changed.wait_for(lambda: not self._patient, _PATIENCE_S)
+                    self._patient = False
                 lines, dropped = b"".join(self._waiting), self._dropped
                 erase = _ERASE_LINE if self._shown else b""
                 status = self._shown = self._status
@@ -160,6 +183,51 @@ class BackgroundHandler(logging.Handler):
             except OSError:
                 # The reader is gone, or the disk is full: serving goes on.
                 return
+
+
+class Journal:
+    """Writes many lines of one kind, whatever the level of the log: cheaply where that is JSON.
+
+    Args:
+        name: The name of the logger.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+        self._encode: Callable[[dict[str, Any]], bytes] | None = None
+        self._second = -1
+        self._clock = ""
+
+    def write(self, event: str, level: int, fields: dict[str, Any]) -> None:
+        """Write a line; its fields are texts, numbers and mappings of these."""
+        handlers = logging.getLogger().handlers
+        only = handlers[0] if len(handlers) == 1 and not self._logger.handlers else None
+        if isinstance(only, BackgroundHandler) and isinstance(only.formatter, JsonFormatter):
+            only.write(self._line(event, level, fields))
+            return
+        line = logging.LogRecord(self._logger.name, level, "", 0, event, None, None)
+        line.__dict__.update(fields)
+        self._logger.handle(line)
+
+    def _line(self, event: str, level: int, fields: dict[str, Any]) -> bytes:
+        """Return what `JsonFormatter` would write, but for blanks."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        if self._encode is None:
+            # Imported only where it is used: it costs time and memory.
+            import msgspec  # noqa: PLC0415 - see above
+
+            self._encode = msgspec.json.Encoder().encode
+        head = {
+            "time": f"{self._clock}.{int((now - second) * 1000):03}+00:00",
+            "level": logging.getLevelName(level).lower(),
+            "logger": self._logger.name,
+            "event": event,
+        }
+        return self._encode(head | fields) + b"\n"
 
 
 class ProgressBar:
@@ -198,7 +266,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, with the trace of the running call."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -209,6 +277,9 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **_fields(record),
         }
+        call = RUNNING.get()
+        if call is not None and "trace_id" not in line:
+            line |= call.trace_fields()
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
