@@ -275,29 +275,29 @@ def test_the_base_model_of_an_adapter_is_downloaded(
     assert len(hub.downloads()) == before
 
 
-@pytest.mark.parametrize(
-    ("base", "message"),
-    [
-        ("", "base_model_name_or_path must be the repository of the base model"),
-        (None, "base_model_name_or_path must be the repository of the base model"),
-        ("/home/someone/model", "model source 'hf:/home/someone/model'"),
-        ("../model", "model source 'hf:../model'"),
-        ("org/adapter", "which is an adapter itself"),
-        ("org/nobody", "org/nobody"),
-    ],
-)
-def test_an_adapter_without_a_base_model_is_refused(
-    hub: Hub, host: Host, base: str | None, message: str
-) -> None:
+BASES = {
+    "": "base_model_name_or_path must be the repository of the base model",
+    None: "base_model_name_or_path must be the repository of the base model",
+    "/home/someone/model": "model source 'hf:/home/someone/model'",
+    "../model": "model source 'hf:../model'",
+    "org/adapter": "which is an adapter itself",
+    "org/nobody": "org/nobody",
+}
+
+
+def test_an_adapter_without_a_base_model_is_refused(hub: Hub, host: Host) -> None:
     """The error names the key, or the repository that is missing; no other folder is read."""
     own = {"peft_type": "LORA", "base_model_name_or_path": "org/other", "r": 2}
-    for name, values in (("org/adapter", {}), ("org/top", {"base_model_name_or_path": base})):
-        content = json.dumps(own | values).encode()
+    bases = {f"org/top{number}": base for number, base in enumerate(BASES)}
+    named = {name: own | {"base_model_name_or_path": base} for name, base in bases.items()}
+    for name, values in {"org/adapter": own, **named}.items():
         repository = Repository(commits={}, branches={})
+        content = json.dumps(values).encode()
         repository.commit({"adapter_config.json": content, "adapter_model.safetensors": b"x"})
         hub.repositories[name] = repository
     hub.repositories["org/other"] = Repository.of_folder(FIXTURES / "bert-mean")
-    assert message in host.load_one("org/top")["error"]
+    for base, found in zip(BASES, host.load(*bases), strict=True):
+        assert BASES[base] in found["error"]
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
