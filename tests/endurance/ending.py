@@ -105,7 +105,7 @@ def check_fates(trial: Trial) -> Counter[SequenceOutcome]:
     seen = trial.outcomes
     refused = sum(fates[fate] for fate in _REFUSALS)
     # The progress of a call without a response is unknown from outside.
-    unseen = sum(trial.unary[one] for one in (Outcome.EXPIRED, Outcome.CANCELLED))
+    unseen = sum(trial.unary[one] for one in (Outcome.EXPIRED, Outcome.CANCELLED, Outcome.GAVE_WAY))
     if fates[SequenceOutcome.ANSWERED] < seen[Outcome.ANSWERED]:
         trial.findings.add(f"{seen[Outcome.ANSWERED]} were answered, {fates} were counted")
     if not seen[Outcome.REFUSED] <= refused <= seen[Outcome.REFUSED] + unseen:

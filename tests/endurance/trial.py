@@ -28,6 +28,8 @@ class Outcome(StrEnum):
     # It holds nothing, or another text of its unary call does: it never came as far as a queue.
     BLANK = "blank"
     REFUSED = "refused"
+    # Refused in favour of another caller after it was let in: some of its texts may have been run.
+    GAVE_WAY = "gave_way"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 

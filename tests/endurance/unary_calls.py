@@ -78,7 +78,8 @@ class _Call:
         outcome = self._judge(answer, runs)
         self._trial.count(outcome, len(self._texts), unary=True)
         self._trial.calls[f"Embed {outcome}"] += 1
-        if outcome in (Outcome.CANCELLED, Outcome.EXPIRED) and not self._ending.breaks_off:
+        left = outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.GAVE_WAY)
+        if left and not self._ending.breaks_off:
             await self._trial.make_heard(client, self._digests)
 
     async def _answer(self, client: Client) -> pb.EmbedResponse | Failure | None:
@@ -141,9 +142,10 @@ class _Call:
                     self._blame(f"was refused without an answer to when: {failure}")
                 if (WORK_CLASS_KEY, "bulk") in self._metadata:
                     self._blame("was refused although bulk work waits")
-                if runs:
+                gave_way = "gave way" in failure.details
+                if runs and not gave_way:
                     self._blame(f"was refused, and {runs} of its texts were run")
-                return Outcome.REFUSED
+                return Outcome.GAVE_WAY if gave_way else Outcome.REFUSED
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 if self._ending.timeout_s is None:
                     self._blame(f"has no deadline, and expired: {failure}")

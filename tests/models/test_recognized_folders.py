@@ -70,7 +70,7 @@ def _fixed_batch(folder: Path) -> None:
         ("bert-mean", _without_modules("BertForMaskedLM"), "SPLADE.*SparseEncoder"),
         ("bert-mean", _adapter, r"adapter_config\.json.*an adapter without b: serve that model"),
         ("bert-mean", _adapter_alone, r"adapter_config\.json.*or put config\.json and the weights"),
-        ("bert-mean", _first_module("IDF"), "SparseEncoder of sentence-transformers and save it"),
+        ("bert-mean", _first_module("IDF"), "its name is SparseStaticEmbedding since"),
         ("bert-mean", _first_module("SparseStaticEmbedding"), "a table named weight"),
         ("bert-mean", _own_module, r"'my_modules\.Pooling' is code of the model's own"),
         ("bert-cls", _fixed_batch, r"free batch and length, not \[1, 32\].*dynamic axes"),

@@ -358,8 +358,8 @@ CLAIMS = {"iss": NAME, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 3600}
     ("make", "expected", "problem"),
     [
         (lambda one: one.token(exp=NOW - 60), EXPIRED, "has expired"),
-        (lambda one: one.token(nbf=NOW + 600), INVALID, "not valid yet"),
-        (lambda one: one.token(iat=NOW + 600), INVALID, "not valid yet"),
+        (lambda one: one.token(nbf=NOW + 86_400), INVALID, "not valid yet"),
+        (lambda one: one.token(iat=NOW + 86_400), INVALID, "not valid yet"),
         (lambda one: one.token(aud="other"), INVALID, "another audience"),
         (lambda one: one.token(aud=["other", "another"]), INVALID, "another audience"),
         (lambda one: one.token(iss="https://other.example"), INVALID, "another issuer"),

@@ -270,8 +270,8 @@ async def test_threads_that_read_connections(
         client = Client((await server.until("serving"))["address"])
         async with client.channel:
             await client.status("")
-            # The least of three rounds, as timers run on these threads, too.
-            used_ns = min([await _time_of_calls(client, server.process.pid) for _ in range(3)])
+            # The least of some rounds, as timers run on these threads, too.
+            used_ns = min([await _time_of_calls(client, server.process.pid) for _ in range(6)])
         warned = bool(server.events("the environment overrides trusted_network"))
     # Reading a call takes 20 us and more.
     assert (used_ns > _CALLS * 10_000) == apart
