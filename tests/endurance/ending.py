@@ -26,13 +26,13 @@ class Household:
     Attributes:
         tasks: How many tasks of the event loop.
         threads: The names of the server's threads.
-        other_threads: How many more threads there are.
+        other_threads: The names of all other threads, without numbers, and how many there are.
         held: The size of each container in the server's engine.
     """
 
     tasks: int
     threads: frozenset[str]
-    other_threads: int
+    other_threads: Counter[str]
     held: dict[str, int]
 
     @classmethod
@@ -41,10 +41,12 @@ class Household:
         loaded = trial.loaded
         names = [thread.name for thread in threading.enumerate()]
         own = frozenset(name for name in names if name.startswith(("lane-", "tokenize-")))
+        # The event loop's executor starts them as it needs them, up to a limit, and keeps them.
+        names = [name for name in names if not name.startswith("asyncio_")]
         return cls(
             tasks=len(asyncio.all_tasks()),
             threads=own,
-            other_threads=len(names) - len(own),
+            other_threads=Counter(name.rstrip("0123456789") for name in names if name not in own),
             held=holdings(
                 scheduler=loaded.scheduler,
                 admission=loaded.admissions[0],
@@ -60,8 +62,8 @@ class Household:
         }
         if self.tasks > before.tasks:
             more["tasks"] = self.tasks - before.tasks
-        if self.other_threads > before.other_threads:
-            more["threads"] = self.other_threads - before.other_threads
+        if others := self.other_threads - before.other_threads:
+            more["threads"] = dict(others)
         if self.threads != before.threads:
             more["threads that died"] = sorted(before.threads - self.threads)
         return more
