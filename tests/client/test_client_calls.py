@@ -187,7 +187,7 @@ def test_wrong_arguments_are_refused_before_sending(client: Client, script: Scri
 def test_both_clients_are_documented() -> None:
     """`help()` shows the same text for a method of either client."""
     names = [name for name in vars(ClientApi) if not name.startswith("_")]
-    assert len(names) == 13
+    assert len(names) == 16
     for name in names:
         documentation = inspect.getdoc(getattr(Client, name))
         assert documentation

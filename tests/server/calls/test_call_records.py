@@ -274,5 +274,8 @@ async def test_calls_that_their_clients_leave(serve: Serve, backend: HashBackend
         asking.cancel()
         await until(lambda: len(ended) == 3)
     backend.release()
-    assert [one.status for one in ended] == ["CANCELLED", "DEADLINE_EXCEEDED", "499"]
+    first, second, third = (one.status for one in ended)
+    assert (first, third) == ("CANCELLED", "499")
+    # When its deadline passes, a client cancels the call, which may arrive first.
+    assert second in {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert [one.inputs for one in ended] == [1, 1, 1]

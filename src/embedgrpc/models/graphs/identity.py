@@ -179,6 +179,8 @@ def _fetch_layers(files: ModelFiles, properties: ModelProperties) -> None:
 
     Those with a folder of their own have been downloaded before.
     """
+    if files.repository is None:
+        return
     for layer in properties.dense_layers:
         place = PurePosixPath(layer.folder.relative_to(files.folder))
         names = [str(place / name) for name in LAYER_WEIGHTS]
