@@ -331,20 +331,18 @@ def test_an_interrupt_of_another_command(folder: Path, cache: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
-@pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "nohup"])
-def test_a_closed_terminal(ignored: bool, folder: Path, cache: Path) -> None:  # noqa: FBT001 - a parameter of the table
-    """SIGHUP is a graceful stop, but is ignored where `nohup` started the server."""
-    wrapper = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh") if ignored else HEEDING
-    place = Place(Case(wrapper=wrapper), folder, cache, 0)
+def test_a_hangup_under_nohup(folder: Path, cache: Path) -> None:
+    """SIGHUP never stops a server that `nohup` started: it reloads."""
+    place = Place(Case(wrapper=("sh", "-c", 'trap "" HUP; exec "$@"', "sh")), folder, cache, 0)
     with subprocess.Popen(
         place.command(), env=place.environment, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         _wait_until_serving(place.address)
         process.send_signal(signal.SIGHUP)
-        if ignored:
-            _wait_until_serving(place.address)
-            process.send_signal(signal.SIGTERM)
+        _wait_until_serving(place.address)
+        process.send_signal(signal.SIGTERM)
         events = [json.loads(line)["event"] for line in process.stderr]
     assert process.returncode == 0
     assert events[-1] == "stopped"
+    assert "reload requested" in events
