@@ -34,7 +34,8 @@ def test_thousands_of_texts_through_everything_that_may_happen(
     summary = run(plan)
     assert not summary.problems, "\n".join([f"seed {seed}", *summary.problems])
     # It did happen.
-    assert all(summary.outcomes[outcome] for outcome in Outcome if outcome != Outcome.BLANK)
+    rare = {Outcome.BLANK, Outcome.GAVE_WAY}
+    assert all(summary.outcomes[outcome] for outcome in Outcome if outcome not in rare)
     assert all(
         summary.fates[fate]
         for fate in (SequenceOutcome.ANSWERED, SequenceOutcome.FAILED, SequenceOutcome.CANCELLED)
