@@ -170,7 +170,7 @@ def test_a_silent_server_is_replaced(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
     """A server that accepts calls and never answers is no longer called; the other one is."""
-    backend = connect(server, second, timeout_s=0.3)
+    backend = connect(server, second, timeout_s=1)
     server.fault = Fault.SILENT
 
     def is_given_up() -> bool:
