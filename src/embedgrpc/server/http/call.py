@@ -20,6 +20,8 @@ from embedgrpc.server.http.peers import peer_of
 
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _TIMEOUT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|)")
+# Copying this much takes a tenth of a millisecond where memory is fresh.
+_JOINED_BYTES_MAX = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What a refused request may still send.
 _SMALL_BYTES = 16 * 1024
@@ -126,6 +128,9 @@ class HttpContext:
                 "the body did not arrive whole", metadata={"label": "MALFORMED_MESSAGE"}
             ) from None
         self.body_is_read = True
+        if self.body_bytes > _JOINED_BYTES_MAX:
+            # Bodies that end in the same turn of the event loop would be copied in one go.
+            return await asyncio.to_thread(b"".join, chunks)
         return b"".join(chunks)
 
     async def drop_small_body(self) -> None:
