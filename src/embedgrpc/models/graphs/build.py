@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from embedgrpc.machine.int8_products import saturates
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.prompts import TASKS_KEY
@@ -123,7 +124,9 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
         plain = _build_plain(weight_file, properties, Path(plain_folder))
         path = Path(plain_folder) / GRAPH_NAME
         if properties.weight_type is WeightType.INT8:
-            weight_bytes = convert_to_int8(path, folder, weight_file, properties)
+            weight_bytes = convert_to_int8(
+                path, folder, weight_file, properties, unsigned=saturates()
+            )
         else:
             weight_bytes = convert_to_float16(path, folder)
     return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)

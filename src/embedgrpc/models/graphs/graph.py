@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from embedgrpc.machine.int8_products import saturates
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.graphs.content_hash import describe_build, digest
@@ -72,6 +73,8 @@ def prepare(
     if properties.weight_type is WeightType.INT8:
         # It is built with the activations of some texts, so it depends on the tokenizer too.
         key_parts.append(identity.content_hash)
+        if saturates():
+            key_parts.append("uint8")
     key = digest(key_parts)
 
     def build(folder: Path) -> Mapping[str, Any]:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.machine.int8_products import saturates
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
+from embedgrpc.models.graphs import build, graph
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.weight_types.matmuls import find_tables
@@ -24,6 +27,8 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
 
 INT8 = ModelOverrides(weight_type=WeightType.INT8)
+# The names of quantised weights.
+INTEGERS = re.compile("_u?int8$")
 
 
 def _prepare(source: str | Path, cache_dir: Path, overrides: ModelOverrides = INT8) -> Graph:
@@ -45,6 +50,15 @@ def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np
     return cosines
 
 
+@pytest.fixture(params=sorted({True, saturates()}), ids=lambda one: "uint8" if one else "int8")
+def unsigned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Build graphs in each of the two ways that are exact on this CPU."""
+    for module in (build, graph):
+        monkeypatch.setattr(module, "saturates", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("unsigned")
 def test_the_default_model_stays_near(tmp_path: Path) -> None:
     """Int8 vectors of the default model are almost those of the reference."""
     runner = _load(DEFAULT_MODEL, tmp_path)
@@ -124,9 +138,7 @@ def test_heads_stay_exact(tmp_path: Path, leave_out: list[str]) -> None:
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=leave_out)
     graph = _prepare(folder, tmp_path / "cache")
     model = onnx.load(graph.path, load_external_data=False)
-    columns = [
-        tensor.dims[1] for tensor in model.graph.initializer if tensor.name.endswith("_int8")
-    ]
+    columns = [tensor.dims[1] for tensor in model.graph.initializer if INTEGERS.search(tensor.name)]
     assert len(columns) >= 12
     assert min(columns) >= 8
     heads = [node for node in model.graph.node if node.name.startswith("exact_head")]
@@ -150,14 +162,38 @@ def test_weights_are_int8_per_column(tmp_path: Path) -> None:
         tensor.name: onnx.numpy_helper.to_array(tensor, str(graph.path.parent))
         for tensor in onnx.load(graph.path, load_external_data=False).graph.initializer
     }
-    quantized = [name for name in tensors if name.endswith("_int8")]
+    quantized = [name for name in tensors if INTEGERS.search(name)]
     assert len(quantized) == 12
     for name in quantized:
-        scale = tensors[name.removesuffix("_int8") + "_scale"]
-        assert tensors[name].dtype == np.int8
+        scale = tensors[INTEGERS.sub("_scale", name)]
+        assert tensors[name].dtype == (np.uint8 if saturates() else np.int8)
         assert scale.shape == tensors[name].shape[1:]
         # Every column uses its whole range.
-        assert (np.abs(tensors[name].astype(int)).max(axis=0) == 127).all()
+        zero = 128 if saturates() else 0
+        assert (np.abs(tensors[name].astype(int) - zero).max(axis=0) == 127).all()
+
+
+def test_both_forms_have_the_same_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights as uint8 are those as int8, plus 128; each form has its own cache entry."""
+    found = {}
+    for unsigned in (False, True):
+        for module in (build, graph):
+            monkeypatch.setattr(module, "saturates", lambda unsigned=unsigned: unsigned)
+        found[unsigned] = _prepare(FIXTURES / "bert-mean", tmp_path)
+    signed, shifted = (
+        {
+            one.name: onnx.numpy_helper.to_array(one)
+            for one in onnx.load(made.path).graph.initializer
+        }
+        for made in (found[False], found[True])
+    )
+    assert found[False].path != found[True].path
+    assert found[False].content_hash == found[True].content_hash
+    names = [name for name in signed if name.endswith("_int8")]
+    assert len(names) == 12
+    for name in names:
+        other = shifted[INTEGERS.sub("_uint8", name)]
+        assert np.array_equal(signed[name].astype(int) + 128, other)
 
 
 def test_token_vectors_are_float16(tmp_path: Path) -> None:
@@ -245,7 +281,7 @@ def test_a_quantised_graph_cannot_be_quantised(tmp_path: Path) -> None:
     properties = read(resolve(str(FIXTURES / "bert-mean")), INT8)
     weight_file = find_weight_file(properties.transformer_folder, properties.folder, file="")
     with pytest.raises(ModelError, match="no float32 weights to convert: leave weight_type at"):
-        convert_to_int8(graph.path, tmp_path / "again", weight_file, properties)
+        convert_to_int8(graph.path, tmp_path / "again", weight_file, properties, unsigned=False)
 
 
 def test_a_quantised_export_must_be_configured(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Converts a float32 graph to int8: the products of activations with weights use integers.
 
-Weights become int8 with a scale per column. While the graph runs, each token's activations become
-uint8 with a scale of their own, so no text's result depends on the other texts of its batch.
-Before that, channels with large activations are divided by a constant, and the weights multiplied
-by it: see `smoothing.py`.
+Weights become int8 with a scale per column. Where a CPU's products of uint8 with int8 saturate (see
+`machine/int8_products.py`), they are stored as uint8: the same integers plus 128. While the graph
+runs, each token's activations become uint8 with a scale of their own, so no text's result depends
+on the other texts of its batch. Before that, channels with large activations are divided by a
+constant, and the weights multiplied by it: see `smoothing.py`.
 
 The tables of token vectors become float16, which takes half the memory. As int8 with a scale per
 row they would take a quarter. The default model hardly changed (cosine to float32 0.99932 instead
@@ -34,11 +35,18 @@ from embedgrpc.models.sources.weight_file import WeightFile
 # The first opset in which QuantizeLinear has a scale per row.
 _ROW_SCALE_OPSET = 13
 _LEAST_SCALE = 1e-12
+# Stands for 0 in weights of uint8. Flipping this bit of an int8 adds as much.
+_WEIGHT_ZERO = np.uint8(128)
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def convert_to_int8(
-    graph_path: Path, folder: Path, weight_file: WeightFile, properties: ModelProperties
+    graph_path: Path,
+    folder: Path,
+    weight_file: WeightFile,
+    properties: ModelProperties,
+    *,
+    unsigned: bool,
 ) -> int:
     """Write the int8 graph of a float32 graph; see `convert_matmuls`.
 
@@ -47,6 +55,8 @@ def convert_to_int8(
         folder: The folder of the copy.
         weight_file: The file that the graph was made from, for messages.
         properties: The model's properties.
+        unsigned: Whether to write the weights as uint8. The results are the same where nothing
+            saturates; most CPUs with VNNI are faster with int8.
     """
     smoothings: dict[str, Smoothing] = {}
     model = onnx.load(str(graph_path), load_external_data=False)
@@ -59,7 +69,9 @@ def convert_to_int8(
         matrices = [read_weight(tensors[name], graph_path.parent) for name in names]
         chosen = choose_smoothing([activations[source] for source in sources], matrices)
         smoothings.update(dict.fromkeys((*sources, *names), chosen))
-    return convert_matmuls(graph_path, folder, _Int8(smoothings), tables=_Tables())
+    return convert_matmuls(
+        graph_path, folder, _Int8(smoothings, unsigned=unsigned), tables=_Tables()
+    )
 
 
 def _group(weights: dict[str, list[str]]) -> list[tuple[list[str], list[str]]]:
@@ -93,7 +105,7 @@ class _Activation:
 class _Weight:
     """A quantised matrix."""
 
-    values: str  # int8 [channels, columns]
+    values: str  # int8 or uint8 [channels, columns]
     scale: str  # float32 [columns]
     exact: str  # float32, the rows that are not quantised; empty for none
     channels: int
@@ -122,23 +134,25 @@ class _Tables:
 
 
 class _Int8:
-    """Computes products of uint8 with int8."""
+    """Computes products of uint8 with int8, or with uint8."""
 
-    def __init__(self, smoothings: dict[str, Smoothing]) -> None:
+    def __init__(self, smoothings: dict[str, Smoothing], *, unsigned: bool) -> None:
         self._smoothings = smoothings
+        self._unsigned = unsigned
         self._activations: dict[str, _Activation] = {}
         self._constants: dict[tuple[str, float], str] = {}
 
     def write_weight(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> _Weight:
-        """Write a matrix as int8 with a scale per column, and its rows that stay float32."""
+        """Write a matrix as integers with a scale per column, and its rows that stay float32."""
         values: FloatArray = read_weight(tensor, folder)
         smoothing = self._smoothings[tensor.name]
         integers, scale = round_columns(smoothing.multiply(values))
         exact = ""
         if smoothing.exact.size:
             exact = writer.weight(values[smoothing.exact], f"{tensor.name}_exact")
+        stored = (integers.view(np.uint8) ^ _WEIGHT_ZERO) if self._unsigned else integers
         return _Weight(
-            writer.weight(integers, f"{tensor.name}_int8"),
+            writer.weight(stored, f"{tensor.name}_{stored.dtype}"),
             writer.weight(scale, f"{tensor.name}_scale"),
             exact,
             len(values),
@@ -151,8 +165,11 @@ class _Int8:
             self._activations[source] = self._quantize(writer, source, weight.channels)
         given = self._activations[source]
         one = self._scalar(writer, 1.0)
+        zeros = [given.zero]
+        if self._unsigned:
+            zeros.append(self._zero(writer, int(_WEIGHT_ZERO)))
         total = writer.microsoft(
-            "MatMulIntegerToFloat", given.values, weight.values, one, weight.scale, given.zero
+            "MatMulIntegerToFloat", given.values, weight.values, one, weight.scale, *zeros
         )
         kind, parts = "Mul", [total, given.scale]
         if weight.exact:
