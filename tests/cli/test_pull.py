@@ -100,6 +100,8 @@ def test_wrong_settings_are_told_apart() -> None:
 
 def test_the_cache_dir_is_a_setting(tmp_path: Path) -> None:
     """The variable is read, as for `serve`."""
-    done = embedgrpc("pull", FIXTURES / "bert-cls", EMBEDGRPC_CACHE_DIR=str(tmp_path / "here"))
+    done = embedgrpc(
+        "pull", FIXTURES / "bert-cls", anew=True, EMBEDGRPC_CACHE_DIR=str(tmp_path / "here")
+    )
     assert done.code == 0, done
     assert list((tmp_path / "here").rglob("model.onnx"))

@@ -89,6 +89,7 @@ def test_settings_of_a_model_count(tmp_path: Path, cache_dir: Path) -> None:
     done = embedgrpc(
         *("triton-repo", source, "other=mine", tmp_path / "repository"),
         *("--config", config, "--cache-dir", cache_dir),
+        anew=True,
     )
     assert (done.code, done.err) == (0, "")
     lines = [line.split("\t") for line in done.out.splitlines()]
