@@ -69,7 +69,7 @@ class Script:
     end_stream_message: str = "gone"
     # Streams that end early: after how many results of all streams so far, and with what.
     breaks: deque[tuple[int, Refusal]] = field(default_factory=deque)
-    fingerprint: str = "f1"  # of streams
+    fingerprints: list[str] = field(default_factory=lambda: ["f1"])  # of streams; the last repeats
     stay_silent: bool = False  # never respond on a stream
     calls: list[Any] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)  # also those that gRPC's core answers
@@ -84,6 +84,10 @@ class Script:
     hold_calls: bool = False  # never respond to unary calls
     hold_answers: threading.Event | None = None  # no results before it is set
     window_full: threading.Event = field(default_factory=threading.Event)
+
+    def next_fingerprint(self) -> str:
+        """Return the fingerprint of the next stream."""
+        return self.fingerprints.pop(0) if len(self.fingerprints) > 1 else self.fingerprints[0]
 
 
 class Servicer(
@@ -163,7 +167,11 @@ class Servicer(
                 await _abort(context, refusal)
             if script.stay_silent:
                 await asyncio.Event().wait()
-            ready.model, ready.revision, ready.fingerprint = "model-0", "r1", script.fingerprint
+            ready.model, ready.revision, ready.fingerprint = (
+                "model-0",
+                "r1",
+                script.next_fingerprint(),
+            )
             ready.max_in_flight_inputs = script.max_in_flight_inputs
             ready.max_batch_inputs = script.max_batch_inputs
             yield respond(ready=ready)
@@ -241,7 +249,7 @@ class Servicer(
         yield rerank_service_pb2.StreamRerankResponse(
             ready=rerank_service_pb2.StreamRerankReady(
                 model="model-0",
-                fingerprint=script.fingerprint,
+                fingerprint=script.next_fingerprint(),
                 max_in_flight_inputs=script.max_in_flight_inputs,
                 max_part_inputs=script.max_batch_inputs,
                 max_query_inputs=script.max_in_flight_inputs,
