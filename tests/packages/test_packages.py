@@ -105,7 +105,7 @@ def test_the_tests_of_the_client_pass_with_the_oldest_libraries(
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-o", "addopts=",
          "-p", "no:cacheprovider", "--import-mode=importlib",
-         "--confcutdir", str(ROOT / "tests/client"), "-m", "not long", "-k", "not aio",
+         "--confcutdir", str(ROOT / "tests/client"), "-m", "not long and not slow", "-k", "not aio",
          *(str(ROOT / f"tests/client/test_client_{name}.py") for name in files)],
         cwd=ROOT,
         capture_output=True,
