@@ -1,6 +1,7 @@
 """Restart or kill servers under load, and print what their callers saw.
 
 uv run python -m tests.replicas roll [--times 20] [--envoy]     SIGTERM, one after the other
+uv run python -m tests.replicas reload [--times 20] [--envoy]     SIGHUP with other models
 uv run python -m tests.replicas kill [--times 20] [--pause-s S] [--envoy]     kill -9 of one of two
 uv run python -m tests.replicas storm [--seconds 60]     every call fails: count what is retried
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tests.envoy.environment import find
 from tests.replicas.storm import storm
-from tests.replicas.trial import kill, roll
+from tests.replicas.trial import kill, reload, roll
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("trial", choices=("roll", "kill", "storm"))
+    parser.add_argument("trial", choices=("roll", "reload", "kill", "storm"))
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--pause-s", type=float, default=3.0, help="between kills")
     parser.add_argument("--callers", type=int, default=8)
@@ -34,27 +35,17 @@ def main() -> int:
                 print(f"{name}: {counts.offered} calls, {counts.attempts} attempts")
             return int(any(counts.amplification > 1.2 for counts in result.values()))
         envoy = find() if arguments.envoy else None
+        where, times, callers = Path(folder), arguments.times, arguments.callers
+        goal = 1.0
         if arguments.trial == "roll":
-            done = asyncio.run(
-                roll(
-                    Path(folder),
-                    restarts=arguments.times,
-                    envoy=envoy,
-                    callers=arguments.callers,
-                )
-            )
-            goal = 1.0
+            trial = roll(where, restarts=times, envoy=envoy, callers=callers)
+        elif arguments.trial == "reload":
+            trial = reload(where, reloads=times, envoy=envoy, callers=callers)
         else:
-            done = asyncio.run(
-                kill(
-                    Path(folder),
-                    kills=arguments.times,
-                    pause_s=arguments.pause_s,
-                    envoy=envoy,
-                    callers=arguments.callers,
-                )
-            )
+            pause_s = arguments.pause_s
+            trial = kill(where, kills=times, pause_s=pause_s, envoy=envoy, callers=callers)
             goal = 0.999
+        done = asyncio.run(trial)
     print(f"{done.duration_s:.0f} s, {done.outcomes}, success {done.success:.5f}")
     if any(done.exit_codes):
         print(f"exit codes: {done.exit_codes}")

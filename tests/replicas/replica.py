@@ -39,6 +39,13 @@ class Replica:
         self._process.signal(signal.SIGTERM)
         return await self._process.ended()
 
+    async def reload(self) -> None:
+        """Send SIGHUP; return once the settings are applied."""
+        assert self._process is not None
+        done = len(self._process.events("reloaded"))
+        self._process.signal(signal.SIGHUP)
+        await self._process.until("reloaded", times=done + 1)
+
     async def kill(self) -> None:
         """End it at once, with all that it does."""
         assert self._process is not None

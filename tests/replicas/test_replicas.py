@@ -6,7 +6,7 @@ import pytest
 
 from tests.envoy.conftest import envoy  # noqa: F401 - a fixture
 from tests.replicas.storm import storm
-from tests.replicas.trial import kill, roll
+from tests.replicas.trial import kill, reload, roll
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -23,6 +23,13 @@ async def test_a_roll_out_behind_envoy_loses_no_call(tmp_path: Path, envoy: Path
     """The same for a client that knows Envoy only."""
     done = await roll(tmp_path, restarts=2, envoy=envoy)
     assert (done.failed, done.exit_codes) == ({}, [0, 0])
+    assert done.outcomes["OK"] > 100
+
+
+async def test_reloads_behind_envoy_lose_no_call(tmp_path: Path, envoy: Path) -> None:  # noqa: F811 - the fixture
+    """SIGHUP with another list of models: callers of the model that stays see nothing."""
+    done = await reload(tmp_path, reloads=4, envoy=envoy)
+    assert done.failed == {}
     assert done.outcomes["OK"] > 100
 
 

@@ -13,12 +13,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.envoy.proxy import Proxy, running_envoy
 from tests.replicas.replica import PATIENCE_S, Replica, running
+from tests.server.config_file import write_config
+from tests.server.service import CROSS, EMBED, FIXTURES
 
 # Longer than Envoy takes to see that a server drains: it asks each second.
 _DRAIN_DELAY_S = 3
 _NO_LIMIT_PER_S = 100_000
+SPARSE = ModelSettings(id="sparse", source=str(FIXTURES / "splade-bert"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,23 @@ async def roll(
     return Result(load.outcomes, codes, load.duration_s)
 
 
+async def reload(
+    folder: Path, *, reloads: int, envoy: Path | None = None, callers: int = 8
+) -> Result:
+    """Send SIGHUP to both servers again and again, with models that come, change and go."""
+    config = folder / "embedgrpc.toml"
+    changed = SPARSE.model_copy(update={"max_tokens": 40})
+    lists = ((EMBED, CROSS), (EMBED, CROSS, SPARSE), (EMBED, changed))
+    write_config(config, *lists[-1])
+    flags = ("--config", str(config))
+    async with _under_load(folder, *flags, envoy=envoy, callers=callers, stream=True) as load:
+        for number in range(reloads):
+            write_config(config, *lists[number % len(lists)])
+            for replica in load.replicas:
+                await replica.reload()
+    return Result(load.outcomes, [], load.duration_s)
+
+
 async def kill(
     folder: Path, *, kills: int, pause_s: float, envoy: Path | None = None, callers: int = 8
 ) -> Result:
@@ -92,20 +113,20 @@ class _Load:
 
 @asynccontextmanager
 async def _under_load(
-    folder: Path, *, envoy: Path | None, callers: int, stream: bool
+    folder: Path, *options: str, envoy: Path | None, callers: int, stream: bool
 ) -> AsyncIterator[_Load]:
     async with AsyncExitStack() as stack:
-        flags = ("--drain-delay-s", str(_DRAIN_DELAY_S), "--intra-op-threads", "1")
+        flags = (*options, "--drain-delay-s", str(_DRAIN_DELAY_S), "--intra-op-threads", "1")
         replicas = await stack.enter_async_context(running(2, folder, *flags))
         addresses = [one.address for one in replicas]
-        proxy, target, options = None, f"ipv4:{','.join(addresses)}", []
+        proxy, target, secured = None, f"ipv4:{','.join(addresses)}", []
         if envoy is not None:
             context = running_envoy(envoy, folder, addresses, calls_per_s=_NO_LIMIT_PER_S)
             proxy = await stack.enter_async_context(context)
             target = f"localhost:{proxy.port}"
-            options = ["--ca-file", str(proxy.ca_file), "--token", proxy.issuer.issue("alice")]
+            secured = ["--ca-file", str(proxy.ca_file), "--token", proxy.issuer.issue("alice")]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.replicas.callers", target, *options),
+            *(sys.executable, "-m", "tests.replicas.callers", target, *secured),
             *("--callers", str(callers), *(["--stream"] if stream else [])),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

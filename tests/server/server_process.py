@@ -30,11 +30,11 @@ class Process:
         entries = [json.loads(line) for line in self.lines if line.startswith("{")]
         return [entry for entry in entries if entry["event"] == name]
 
-    async def until(self, event: str) -> dict[str, Any]:
-        """Read lines until it logs an event; return the entry."""
+    async def until(self, event: str, *, times: int = 1) -> dict[str, Any]:
+        """Read lines until it has logged an event so many times; return the last entry."""
         assert self.process.stderr is not None
         async with asyncio.timeout(PATIENCE_S * 2):
-            while not (found := self.events(event)):
+            while len(found := self.events(event)) < times:
                 line = await self.process.stderr.readline()
                 assert line, f"it ended with {await self.process.wait()}: {self.lines}"
                 self.lines.append(line.decode().rstrip())

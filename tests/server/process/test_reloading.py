@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import signal
@@ -23,11 +22,12 @@ from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.config_file import write_config
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
-from tests.server.server_process import Process, started
+from tests.server.server_process import started
 from tests.server.service import (
     CROSS,
     EMBED,
@@ -45,18 +45,6 @@ from tests.soak.sampling import sample
 SERVICE_UNKNOWN = 3
 NLI = ModelSettings(id="nli", source=str(FIXTURES / "classify-nli"))
 SPARSE = ModelSettings(id="sparse", source=str(FIXTURES / "splade-bert"))
-
-
-def write_config(path: Path, *models: ModelSettings, **settings: Any) -> None:
-    """Write a configuration file."""
-    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    for model in models:
-        chosen = model.model_dump(mode="json", exclude_defaults=True)
-        lines += [
-            "[[models]]",
-            *(f"{name} = {json.dumps(value)}" for name, value in chosen.items()),
-        ]
-    path.write_text("\n".join(lines), "utf-8")
 
 
 class Load:
@@ -457,26 +445,16 @@ async def test_many_reloads_under_load(cache_dir: Path, tmp_path: Path) -> None:
             for number in range(40):
                 write_config(config, *lists[number % len(lists)])
                 server.signal(signal.SIGHUP)
-                await _events(server, "reloaded", number + 1)
+                await server.until("reloaded", times=number + 1)
                 await load.more(20)
                 sizes_mb.append(sample(server.process.pid, 0).rss_mb)
             # Six models in four reloads.
-            await _events(server, "model closed", 60)
+            await server.until("model closed", times=60)
         assert not [one for one in server.events("model closed") if one["calls_cut_off"]]
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0
     # All models were loaded by then.
     assert max(sizes_mb[20:]) < 1.15 * max(sizes_mb[8:20])
-
-
-async def _events(server: Process, event: str, count: int) -> None:
-    """Read lines until an event was logged so many times."""
-    assert server.process.stderr is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while len(server.events(event)) < count:
-            line = await server.process.stderr.readline()
-            assert line, server.lines
-            server.lines.append(line.decode().rstrip())
 
 
 def test_a_file_that_was_left_behind(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.server.failures import read_failure
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
 from tests.server.identity.callers import KeyFile
+from tests.server.kserve.requests import KServe, request_for
 from tests.server.service import EMBED, Service, serving, settings_for
 from tests.server.streams import Stream
 from tests.server.tei.conftest import Tei
@@ -127,6 +128,23 @@ async def _tei_calls(service: Service, outputs: Outputs, key: str) -> None:
     await outputs.fails(embed(tei_pb2.EmbedRequest(inputs=text)))
 
 
+async def _kserve_calls(service: Service, outputs: Outputs, key: str) -> None:
+    text, known = f"a text with {outputs.canary}", (("x-api-key", key),)
+    infer = KServe(service).stub.ModelInfer
+    for raw in (True, False):
+        await infer(request_for(text, raw=raw, model_name="embed"), metadata=known)
+    short = request_for(text, model_name="embed")
+    short.raw_input_contents[0] = short.raw_input_contents[0][:-3]
+    for bad in (
+        short,
+        request_for(text.encode() + b"\xff", model_name="embed"),
+        request_for(*[text] * 9, model_name="embed"),
+        request_for(text, model_name=text * 10),
+    ):
+        await outputs.fails(infer(bad, metadata=known))
+    await outputs.fails(infer(request_for(text, model_name="embed")))
+
+
 async def _http_calls(service: Service, outputs: Outputs, key: str) -> None:
     text, http = f"a text with {outputs.canary}", HttpClient(service)
     for path, body in (
@@ -185,6 +203,7 @@ async def test_a_canary_comes_out_nowhere(  # noqa: PLR0917 - fixtures
         cache_dir=cache_dir,
         http_address="127.0.0.1:0",
         tei_model="embed",
+        kserve=True,
         access_log="all",
         max_inputs=8,
         health_interval_s=3600,
@@ -193,6 +212,7 @@ async def test_a_canary_comes_out_nowhere(  # noqa: PLR0917 - fixtures
     async with _collector(outputs, monkeypatch), serving(settings, backend.open) as service:
         await _grpc_calls(service, outputs, key)
         await _tei_calls(service, outputs, key)
+        await _kserve_calls(service, outputs, key)
         await _http_calls(service, outputs, key)
         await _failing_runs(service, outputs, key, backend)
         http = HttpClient(service)
@@ -214,7 +234,7 @@ async def test_a_canary_comes_out_nowhere(  # noqa: PLR0917 - fixtures
     # All of that was there to be searched.
     lines = [json.loads(one) for one in logged if one.startswith('{"time"')]
     doors = {line["door"] for line in lines if line["event"] == "call"}
-    assert doors == {"grpc", "tei", "http"}
+    assert doors == {"grpc", "tei", "kserve", "http"}
     assert b"embedgrpc.v1.EmbeddingService" in b"".join(outputs.spans)
     assert b"embedgrpc.sequences" in b"".join(outputs.metrics)
     assert any("embedgrpc_sequences_total" in one for one in outputs.said)
