@@ -26,7 +26,7 @@ class ProgressBar:
         self._is_terminal = self._file.isatty()
         self._count = 0
         self._began = time.monotonic()
-        self._next_draw = self._began
+        self._next_draw = self._began + (0 if self._is_terminal else _LINE_S)
 
     def add(self, count: int) -> None:
         """Add items that are done."""
