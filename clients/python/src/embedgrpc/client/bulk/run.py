@@ -113,6 +113,7 @@ class _Run:
                     model=self._options.model,
                     order="completion",
                     batch_size=self._options.batch_size,
+                    reconnect_s=0,
                     **self._options.embed,
                 ),
                 accept=self._accept,
