@@ -34,7 +34,7 @@ from tests.triton.upstream import (
     vectors_of,
 )
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("often_checked")]
 
 AWAY = (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
 CYCLES = 20
@@ -211,6 +211,7 @@ async def test_one_of_two_servers_may_die(
     assert not load.wrong
 
 
+@pytest.mark.slow
 async def test_one_of_two_servers_may_hang(
     upstream: Upstream, second: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
