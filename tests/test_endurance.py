@@ -24,7 +24,7 @@ def test_thousands_of_texts_through_everything_that_may_happen(
 ) -> None:
     """Each text is answered once, by its own answer, or fails by its own fault; nothing stays."""
     plan = Plan(
-        items=4000,
+        items=6000,
         seed=seed,
         cache_dir=tmp_path,
         lanes=lanes,
