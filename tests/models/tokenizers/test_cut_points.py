@@ -205,7 +205,7 @@ def test_tokenizers_that_look_across_spaces_get_whole_texts(changes: dict[str, A
     assert find_cut_points(made(**changes)) is None
 
 
-@pytest.fixture(scope="module", params=NEAR.values(), ids=NEAR)
+@pytest.fixture(scope="module", params=NEAR.values(), ids=list(NEAR))
 def near(request: pytest.FixtureRequest) -> tuple[tokenizers.Tokenizer, CutPoints | None]:
     """A tokenizer with known local steps, and where its texts may be cut."""
     tokenizer = made(**request.param)
