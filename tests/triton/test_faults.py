@@ -34,7 +34,7 @@ from tests.triton.upstream import (
     vectors_of,
 )
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("often_checked")]
+pytestmark = pytest.mark.triton
 
 AWAY = (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
 CYCLES = 20
@@ -95,6 +95,7 @@ async def test_load_survives_a_kill(upstream: Upstream, cache_dir: Path) -> None
     assert not load.wrong
 
 
+@pytest.mark.usefixtures("often_checked")
 async def test_a_paused_server_costs_no_more_than_the_deadline(
     upstream: Upstream, cache_dir: Path
 ) -> None:
