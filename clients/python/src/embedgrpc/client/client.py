@@ -12,12 +12,12 @@ from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
-from embedgrpc.client.client_api import ClientApi
+from embedgrpc.client.client_encode import EncodeMethods
 from embedgrpc.client.concurrency import Slot
-from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
-from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.errors import EmbedGrpcError, MessageTooLargeError
 from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOptions, TokenizeOptions
@@ -48,7 +48,7 @@ from embedgrpc.client.unary_calls import (
 ResultT = TypeVar("ResultT")
 
 
-class Client(ClientApi):
+class Client(EncodeMethods):
     """A client that threads may share.
 
     It connects at its first call: until then you may pickle it, or fork the process.
@@ -96,6 +96,7 @@ class Client(ClientApi):
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[EmbedOptions],
     ) -> EmbedStream:
         state = EmbedState(
@@ -104,10 +105,11 @@ class Client(ClientApi):
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return EmbedStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return EmbedStream(state, self._stream_calls())
 
     def rerank(
         self,
@@ -131,6 +133,7 @@ class Client(ClientApi):
         model: str = "",
         allow_partial: bool = False,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[RerankOptions],
     ) -> RerankStream:
         state = RerankState(
@@ -138,10 +141,11 @@ class Client(ClientApi):
             model=model,
             allow_partial=allow_partial,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return RerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return RerankStream(state, self._stream_calls())
 
     def classify(
         self,
@@ -166,6 +170,7 @@ class Client(ClientApi):
         result_order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[ClassifyOptions],
     ) -> ClassifyStream:
         state = ClassifyState(
@@ -175,10 +180,11 @@ class Client(ClientApi):
             result_order=result_order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return ClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return ClassifyStream(state, self._stream_calls())
 
     def tokenize(
         self,
@@ -271,7 +277,10 @@ class Client(ClientApi):
     def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         attempts = self._new_attempts(self._deadline_s(timeout_s))
         while call.request is not None:
-            self._request_limit.check(call.request, call.texts)
+            try:
+                self._request_limit.check(call.request, call.texts)
+            except MessageTooLargeError as error:
+                raise call.explained(error) from None
             slot = self._acquire_slot(attempts)
             try:
                 metadata = self._call_metadata()
@@ -283,7 +292,7 @@ class Client(ClientApi):
                     failure = self._error_of(error, call.request, call.texts)
                     smaller = call.smaller(failure)
                     if smaller is None:
-                        raise failure from error
+                        raise call.explained(failure) from error
                     call, delay_s = smaller, 0
             except ValueError:
                 self._check_open()  # gRPC raises ValueError when the channel is closed
