@@ -41,11 +41,13 @@ async def measure(
         target, http_target = listening["address"], listening.get("http_address", "")
         await server.until("serving")
         pid = server.process.pid
-        # The server's further output must not fill the pipe.
-        log = asyncio.create_task(_drain(server.process.stderr))
         phases = _Log()
         done = []
-        async with _sink() as sink, _innocent(target, http_target) as calls:
+        async with (
+            _draining(server.process.stderr),
+            _sink() as sink,
+            _innocent(target, http_target) as calls,
+        ):
             await _warm_up(target)
             await _answered(calls, at_least=10 if http_target else 5)
             before = rss_bytes(pid)
@@ -69,7 +71,6 @@ async def measure(
                     with phases.phase("after"):
                         await asyncio.sleep(quiet_s)
             after = rss_bytes(pid)
-        log.cancel()
     attack_s = phases.seconds("during")
     return Outcome(
         grpc=phases.read([call for call in calls if call["door"] == "grpc"]),
@@ -177,10 +178,21 @@ async def _read(stdout: asyncio.StreamReader, calls: list[dict[str, Any]]) -> No
         calls.append(json.loads(line))  # noqa: PERF401 - each call is seen as soon as it is there
 
 
-async def _drain(stderr: asyncio.StreamReader | None) -> None:
+@asynccontextmanager
+async def _draining(stderr: asyncio.StreamReader | None) -> AsyncIterator[None]:
+    """Read what the server writes, so that it does not fill the pipe."""
     assert stderr is not None
-    async for _ in stderr:
-        pass
+
+    async def drain() -> None:
+        async for _ in stderr:
+            pass
+
+    task = asyncio.create_task(drain())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _answered(calls: list[dict[str, Any]], *, at_least: int) -> None:
