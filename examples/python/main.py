@@ -4,56 +4,8 @@ python main.py [HOST:PORT]
 """
 
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from itertools import chain
 
-from embedgrpc.client import (
-    Client,
-    ConnectionFailedError,
-    EmbedGrpcError,
-    ShuttingDownError,
-    StreamResult,
-)
-
-RECONNECTS_MAX = 5
-
-
-class Embedding:
-    """Embeds texts over as many streams as it takes.
-
-    Attributes:
-        reconnects: How often the stream was lost and opened again.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self.reconnects = 0
-        self._client = client
-        # What was sent and is not answered. The window of the stream bounds it.
-        self._unanswered: dict[str, str] = {}
-
-    def run(self, texts: Iterable[tuple[str, str]]) -> Iterator[StreamResult]:
-        """Yield a result for each pair of an id and a text, in any order."""
-        left = iter(texts)
-        while True:
-            inputs = chain(list(self._unanswered.items()), left)
-            try:
-                for result in self._client.embed_stream(self._kept(inputs), order="completion"):
-                    del self._unanswered[result.id]
-                    yield result
-            except (ConnectionFailedError, ShuttingDownError):
-                self.reconnects += 1
-                if self.reconnects > RECONNECTS_MAX:
-                    raise
-                time.sleep(0.1 * 2**self.reconnects)
-            else:
-                return
-
-    def _kept(self, inputs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Pass inputs on, and keep them until they are answered."""
-        for name, text in inputs:
-            self._unanswered[name] = text
-            yield name, text
+from embedgrpc.client import Client, EmbedGrpcError
 
 
 def main(target: str) -> None:
@@ -70,10 +22,11 @@ def main(target: str) -> None:
             print(f"partial: texts[{index}] {failure.reason}")
 
         texts = [(str(number), f"text number {number}") for number in range(2000)]
-        embedding = Embedding(client)
-        answered = [one.id for one in embedding.run(texts) if one.error is None]
-        count = len(set(answered))
-        print(f"stream: {count} of {len(texts)} texts, reconnects: {embedding.reconnects}")
+        # When the connection breaks, the stream connects again, and sends again what has no result.
+        stream = client.embed_stream(texts, order="completion")
+        answered = {one.id for one in stream if one.error is None}
+        count = len(answered)
+        print(f"stream: {count} of {len(texts)} texts, reconnects: {stream.reconnect_count}")
 
         documents = ["It is red.", tower, river]
         for ranked in client.rerank("How tall is the tower?", documents, top_n=2):

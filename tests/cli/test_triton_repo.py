@@ -10,7 +10,7 @@ from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
-from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
+from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc, embedgrpc_anew
 from tests.models.sources.hub_server import Repository, serve_hub
 from tests.triton.environment import Environment
 from tests.triton.server import TritonServer
@@ -86,7 +86,7 @@ def test_settings_of_a_model_count(tmp_path: Path, cache_dir: Path) -> None:
     with_mean = read(files, ModelOverrides(pooling=(Pooling.MEAN,)))
     wanted = identify(files, with_mean, cache_dir=cache_dir).content_hash
     plain = identify(files, read(files), cache_dir=cache_dir).content_hash
-    done = embedgrpc(
+    done = embedgrpc_anew(
         *("triton-repo", source, "other=mine", tmp_path / "repository"),
         *("--config", config, "--cache-dir", cache_dir),
     )

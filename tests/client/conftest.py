@@ -48,9 +48,21 @@ class BlockingStream:
         """Return the stream's own count."""
         return self._stream.input_tokens
 
+    @property
+    def reconnect_count(self) -> int:
+        """Return the stream's own count."""
+        return self._stream.reconnect_count
+
     def ready(self) -> Any:
         """Wait for the server to accept the stream."""
         return self._runner.run(self._stream.ready())
+
+    def remaining(self) -> list[Any]:
+        """Return the inputs that are left."""
+        return self._runner.run(self._remaining())
+
+    async def _remaining(self) -> list[Any]:
+        return [item async for item in self._stream.remaining()]
 
     def close(self) -> None:
         """Close the stream."""

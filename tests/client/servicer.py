@@ -67,6 +67,9 @@ class Script:
     reverse: bool = False  # the last input of a batch first
     end_stream_after: int | None = None  # this many results, with UNAVAILABLE
     end_stream_message: str = "gone"
+    # Streams that end early: after how many results of all streams so far, and with what.
+    breaks: deque[tuple[int, Refusal]] = field(default_factory=deque)
+    fingerprints: list[str] = field(default_factory=lambda: ["f1"])  # of streams; the last repeats
     stay_silent: bool = False  # never respond on a stream
     calls: list[Any] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)  # also those that gRPC's core answers
@@ -81,6 +84,10 @@ class Script:
     hold_calls: bool = False  # never respond to unary calls
     hold_answers: threading.Event | None = None  # no results before it is set
     window_full: threading.Event = field(default_factory=threading.Event)
+
+    def next_fingerprint(self) -> str:
+        """Return the fingerprint of the next stream."""
+        return self.fingerprints.pop(0) if len(self.fingerprints) > 1 else self.fingerprints[0]
 
 
 class Servicer(
@@ -160,7 +167,11 @@ class Servicer(
                 await _abort(context, refusal)
             if script.stay_silent:
                 await asyncio.Event().wait()
-            ready.model, ready.revision, ready.fingerprint = "model-0", "r1", "f1"
+            ready.model, ready.revision, ready.fingerprint = (
+                "model-0",
+                "r1",
+                script.next_fingerprint(),
+            )
             ready.max_in_flight_inputs = script.max_in_flight_inputs
             ready.max_batch_inputs = script.max_batch_inputs
             yield respond(ready=ready)
@@ -188,6 +199,7 @@ class Servicer(
                 )
                 if script.answered_count == script.end_stream_after:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, script.end_stream_message)
+                await _break_as_planned(script, context)
         finally:
             script.stream_ended.set()
 
@@ -237,7 +249,7 @@ class Servicer(
         yield rerank_service_pb2.StreamRerankResponse(
             ready=rerank_service_pb2.StreamRerankReady(
                 model="model-0",
-                fingerprint="f1",
+                fingerprint=script.next_fingerprint(),
                 max_in_flight_inputs=script.max_in_flight_inputs,
                 max_part_inputs=script.max_batch_inputs,
                 max_query_inputs=script.max_in_flight_inputs,
@@ -263,6 +275,7 @@ class Servicer(
             yield rerank_service_pb2.StreamRerankResponse(result=result)
             if script.answered_count == script.end_stream_after:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, script.end_stream_message)
+            await _break_as_planned(script, context)
 
     async def Tokenize(  # noqa: N802
         self, request: tokenizer_service_pb2.TokenizeRequest, context: Any
@@ -396,6 +409,11 @@ async def _fail_as_asked(field: str, texts: Sequence[str], context: Any) -> None
         error = ERRORS_BY_REASON[wrong[0].reason]
         details = (info(error.reason), error_details_pb2.BadRequest(field_violations=wrong))
         await _abort(context, Refusal(error.code, "as asked", details))
+
+
+async def _break_as_planned(script: Script, context: Any) -> None:
+    if script.breaks and script.answered_count >= script.breaks[0][0]:
+        await _abort(context, script.breaks.popleft()[1])
 
 
 async def _abort(context: Any, refusal: Refusal) -> None:

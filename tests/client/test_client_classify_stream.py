@@ -110,7 +110,7 @@ def test_what_a_broken_stream_left_is_sent_again(client: Client, script: Script)
     inputs = {number * number: f"text {number}" for number in range(20)}
     answered: list[Any] = []
     with pytest.raises(ConnectionFailedError) as caught:
-        answered.extend(client.classify_stream(list(inputs.items()), with_ids=True))
+        answered.extend(client.classify_stream(inputs, reconnect_s=0))
     left = [(one, inputs[one]) for one in inputs if one not in {each.id for each in answered}]
     assert set(caught.value.unanswered_ids) <= {one for one, _ in left}
     script.end_stream_after = None

@@ -177,7 +177,7 @@ def test_a_broken_stream_tells_which_queries_are_unanswered(client: Client, scri
 
     answered: list[int] = []
     with pytest.raises(ConnectionFailedError) as caught:
-        answered.extend(result.id for result in client.rerank_stream(inputs()))
+        answered.extend(result.id for result in client.rerank_stream(inputs(), reconnect_s=0))
     assert answered == [0, 1][: len(answered)]
     assert answered + list(caught.value.unanswered_ids) == read
 
@@ -209,14 +209,19 @@ async def test_asynchronous_queries_are_taken(target: str) -> None:
     assert [result.id for result in results] == ["0", "1", "2"]
 
 
-def _state() -> RerankState:
-    state = RerankState(
+def _new_state() -> RerankState:
+    return RerankState(
         [],
         model="",
         allow_partial=False,
         timeout_s=1.0,
+        reconnect_s=60,
         request_limit=RequestLimit(2**22),
     )
+
+
+def _state() -> RerankState:
+    state = _new_state()
     ready = pb.StreamRerankReady(max_in_flight_inputs=4, max_part_inputs=2, max_query_inputs=4)
     state.receive(pb.StreamRerankResponse(ready=ready))
     return state
@@ -233,9 +238,7 @@ def test_parts_are_whole_queries_within_the_window(
     counts: list[int], window: int, part: int, answer: random.Random
 ) -> None:
     """Whatever the limits and the order of the answers, nothing is lost and no query mixed."""
-    state = RerankState(
-        [], model="", allow_partial=False, timeout_s=1.0, request_limit=RequestLimit(2**22)
-    )
+    state = _new_state()
     terms = pb.StreamRerankReady(
         max_in_flight_inputs=window, max_part_inputs=part, max_query_inputs=window
     )

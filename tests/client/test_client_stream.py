@@ -259,7 +259,8 @@ def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
     script.end_stream_after = 4
     taken: list[tuple[int, str]] = []
-    stream = client.embed_stream(_noted(((n * n, "t") for n in range(100)), taken))
+    inputs = _noted(((n * n, "t") for n in range(100)), taken)
+    stream = client.embed_stream(inputs, reconnect_s=0)
     answered: list[int] = []
     with pytest.raises(ConnectionFailedError) as caught:
         answered.extend(result.id for result in stream)
@@ -267,13 +268,13 @@ def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script
     assert answered + list(caught.value.unanswered_ids) == [number for number, _ in taken]
 
 
-def test_a_stream_that_has_begun_is_not_begun_again(client: Client, script: Script) -> None:
-    """The client retries only a stream that the server has not processed."""
+def test_a_stream_that_may_not_go_on_is_not_begun_again(client: Client, script: Script) -> None:
+    """With no time to reconnect, the client retries only a call that the server refused."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
     script.end_stream_after = 4
     script.end_stream_message = "Received RST_STREAM with error code 7"
     with pytest.raises(ConnectionFailedError):
-        list(client.embed_stream(map(str, range(100))))
+        list(client.embed_stream(map(str, range(100)), reconnect_s=0))
     assert len(script.calls) == 1
 
 
@@ -339,6 +340,7 @@ def ready_state(
         order=order,
         batch_size=batch_size,
         timeout_s=1.0,
+        reconnect_s=60,
         request_limit=RequestLimit(max_bytes),
     )
     ready = pb.StreamEmbedReady(max_in_flight_inputs=window, max_batch_inputs=window)
@@ -464,16 +466,16 @@ def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
         order="input",
         batch_size=1,
         timeout_s=60,
+        reconnect_s=60,
         request_limit=RequestLimit(10_000),
     )
-    first = _Exchange(state)
-    first_requests = first.requests()
+    exchange = _Exchange(state)
+    first_requests = exchange.requests()
     assert next(first_requests) == state.setup
     if ended_by == "server":
-        first.read(iter(()))
-    first.stop()
-    second = _Exchange(state)
-    requests = second.requests()
+        exchange.read(iter(()))
+    exchange.restart()
+    requests = exchange.requests()
     next(requests)
     state.receive(
         pb.StreamEmbedResponse(
@@ -483,7 +485,7 @@ def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
     assert next(requests).batch.inputs[0].text == "a"
     assert list(first_requests) == []
     state.receive(_answer("0"))
-    second.read(iter(()))  # the server ends the stream with OK
+    exchange.read(iter(()))  # the server ends the stream with OK
     assert list(requests) == []
     assert isinstance(state.outcome(None), ConnectionFailedError)
     assert inputs.begun_count == 1

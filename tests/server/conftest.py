@@ -8,9 +8,16 @@ import pytest
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.hash_backend import HashBackend
 from tests.server.loading.triton_server import Upstream, serving_upstream
+from tests.server.probed_once import probing_once
 from tests.server.service import Service, serving, settings_for
 
 Serve = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _probed_once() -> Iterator[None]:
+    with probing_once():
+        yield
 
 
 @pytest.fixture

@@ -1,17 +1,20 @@
 """A server in this process, and clients of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.server.calls import graceful_stop
 from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.http import listener
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -137,12 +140,26 @@ def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Set
     return Settings(**(values | changes))
 
 
+@contextmanager
+def _nothing_on_its_way() -> Iterator[None]:
+    """Let a server end without the moments that it leaves to requests on their way."""
+    with (
+        patch.object(graceful_stop, "QUIET_S", 0.0),
+        patch.object(listener, "QUIET_S", 0.0),
+        patch.object(listener, "_SETTLE_S", 0.0),
+    ):
+        yield
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings, open_backend: OpenBackend = open_onnx, *, load: bool = True
 ) -> AsyncIterator[Service]:
     """Serve until the block ends."""
-    async with Server(settings, open_backend=open_backend) as server:
+    async with AsyncExitStack() as resources:
+        server = Server(settings, open_backend=open_backend)
+        await server.__aenter__()
+        resources.push_async_callback(_end, server)
         if load:
             await server.load()
         # Closed before the server, which would wait for calls that are open.
@@ -151,3 +168,9 @@ async def serving(
             clients.push_async_callback(client.channel.close)
             service = Service(server, client, clients)
             yield service
+
+
+async def _end(server: Server) -> None:
+    """End a server that no client calls any more."""
+    with _nothing_on_its_way():
+        await server.__aexit__(None, None, None)

@@ -23,6 +23,7 @@ from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
 from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
+from tests.warm_python import Done, run_warm
 
 MIB = 1024 * 1024
 PROGRAM = """
@@ -89,15 +90,16 @@ class Host:
 
     def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
         """Load models one after the other in one new process."""
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(self.cache_dir), *sources],
-            env=self.environment(variables),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        self.errors = done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        done = self.run(PROGRAM, *sources, **variables)
+        self.errors = done.err
+        return [json.loads(line) for line in done.out.splitlines()]
+
+    def run(self, program: str, *sources: str, **variables: str) -> Done:
+        """Run a program that gets the cache and models."""
+        environment = self.environment(variables)
+        done = run_warm(program, self.cache_dir, *sources, environment=environment)
+        assert done.code == 0, done
+        return done
 
     def load_one(self, source: str, **variables: str) -> dict[str, str]:
         """Load one model."""
@@ -181,14 +183,7 @@ def test_the_settings_of_colbert_are_downloaded(hub: Hub, host: Host) -> None:
 def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str) -> None:
     """For a model on a server, neither graph nor weights of the backbone are downloaded."""
     hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
-    done = subprocess.run(
-        [sys.executable, "-c", SERVED_PROGRAM, str(host.cache_dir), f"acme/{name}"],
-        env=host.environment({}),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "f\n"
+    assert host.run(SERVED_PROGRAM, f"acme/{name}").out == "f\n"
     assert not [one for one in hub.downloads() if "onnx" in one or one.startswith("model.")]
     assert without_weights(name) <= set(hub.downloads())
 
@@ -258,16 +253,10 @@ def test_the_base_model_of_an_adapter_is_downloaded(
     config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
     named = {"adapter_config.json": json.dumps(config).encode()}
     hub.repositories["org/adapter"] = Repository.of_folder(local, extra=named)
-    done = subprocess.run(
-        [sys.executable, "-c", ADAPTER_PROGRAM, str(host.cache_dir), "org/adapter"],
-        env=host.environment({}),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    done = host.run(ADAPTER_PROGRAM, "org/adapter")
     files = resolve(str(base))
     wanted = prepare(files, read(files, ModelOverrides(adapter=str(local))), cache_dir=cache_dir)
-    assert done.stdout.split() == ["org/adapter", pinned, wanted.content_hash]
+    assert done.out.split() == ["org/adapter", pinned, wanted.content_hash]
     assert "adapter_model.safetensors" in hub.downloads()
     before = len(hub.downloads())
     offline = host.load_one("org/adapter", HF_HUB_OFFLINE="1")
@@ -512,15 +501,8 @@ def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> Non
     program = (
         "from embedgrpc.models.sources.source import resolve; print(resolve('acme/bert').folder)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=host.environment({}),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert Path(done.stdout.strip()) == FIXTURES / "bert-mean"
+    done = run_warm(program, environment=host.environment({}), folder=tmp_path)
+    assert Path(done.out.strip()) == FIXTURES / "bert-mean", done
     assert hub.requests == []
 
 

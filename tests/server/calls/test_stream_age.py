@@ -145,7 +145,8 @@ async def test_a_client_learns_what_to_resend(serve: Serve) -> None:
 
     def run() -> None:
         with Client(service.address) as client:
-            answered.extend(result.id for result in client.embed_stream(inputs(), batch_size=8))
+            stream = client.embed_stream(inputs(), batch_size=8, reconnect_s=0)
+            answered.extend(result.id for result in stream)
 
     with pytest.raises((ShuttingDownError, ConnectionFailedError)) as caught:
         await asyncio.to_thread(run)
@@ -167,12 +168,32 @@ async def test_an_asynchronous_client_learns_what_to_resend(serve: Serve) -> Non
             await asyncio.sleep(0)
 
     async with AsyncClient(service.address) as client:
-        stream = client.embed_stream(inputs(), batch_size=8)
+        stream = client.embed_stream(inputs(), batch_size=8, reconnect_s=0)
         with pytest.raises((ShuttingDownError, ConnectionFailedError)) as caught:
             await _collect(stream, answered)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert answered
     assert answered + list(caught.value.unanswered_ids) == taken
+
+
+async def test_a_stream_outlives_its_connections(serve: Serve) -> None:
+    """Unless the caller forbids it, the client goes on with another call: no input is lost."""
+    service = await serve(max_connection_age_s=AGE_S)
+    answered: list[Any] = []
+    stream: AsyncEmbedStream
+
+    async def inputs() -> AsyncIterator[tuple[int, str]]:
+        number = 0
+        while stream.reconnect_count < 2:
+            yield number, "text"
+            number += 1
+            await asyncio.sleep(0)
+
+    async with AsyncClient(service.address, timeout_s=PATIENCE_S) as client:
+        stream = client.embed_stream(inputs(), batch_size=8)
+        await _collect(stream, answered)
+    assert answered == list(range(len(answered)))
+    assert answered
 
 
 async def _collect(stream: AsyncEmbedStream, ids: list[Any]) -> None:

@@ -10,6 +10,8 @@ from embedgrpc.v1 import embedding_service_pb2
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TEXTS = ["a first text", "another one, which is longer"]
 TYPES = ["float", "int8", "ubinary", "binary", "base64"]
 

@@ -5,12 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, get_origin
 
 import msgspec
 import pytest
+import pytest_asyncio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -18,16 +19,22 @@ from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Route
 from tests.server.conftest import Serve
+from tests.server.http.conftest import sharing
 from tests.server.http.example_models import M3, MODELS, model_for
 from tests.server.http.http_client import HttpClient, Reply
+from tests.server.service import Service
 
 ROUTES = tuple(all_routes())
 
 
-@pytest.fixture
-async def http(serve: Serve) -> HttpClient:
-    """A client of a server that can do whatever the examples ask for."""
-    return HttpClient(await serve(*MODELS, http_address="127.0.0.1:0"))
+in_module = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(cache_dir: Path) -> AsyncIterator[Service]:
+    """A server that can do whatever the examples ask for, of which `http` is a client."""
+    async with sharing(*MODELS, cache_dir=cache_dir) as service:
+        yield service
 
 
 async def _document(http: HttpClient) -> Any:
@@ -52,6 +59,7 @@ def _validate(document: Any, operation: Any, status: int, body: bytes) -> None:
     Draft202012Validator(schema).validate(value)
 
 
+@in_module
 async def test_the_document_is_valid_and_has_every_route(http: HttpClient) -> None:
     """It follows OpenAPI 3.1, and its operations are the routes of the table."""
     document = await _document(http)
@@ -124,6 +132,7 @@ async def test_each_key_of_each_body_is_described(serve: Serve) -> None:
             assert content["application/json"]["schema"]["maxItems"] == 77
 
 
+@in_module
 async def test_what_a_default_says_is_true(http: HttpClient) -> None:
     """A body with the default of a key gives the answer of one without it."""
     document = await _document(http)
@@ -151,6 +160,7 @@ def _lasting(value: Any) -> Any:
     return value
 
 
+@in_module
 async def test_examples_work_and_answers_are_as_described(http: HttpClient) -> None:
     """Each route answers its example with exactly the keys of its type."""
     document = await _document(http)
@@ -171,6 +181,7 @@ async def test_examples_work_and_answers_are_as_described(http: HttpClient) -> N
             assert msgspec.to_builtins(decoded) == json.loads(reply.body), route.path
 
 
+@in_module
 async def test_errors_are_as_described(http: HttpClient) -> None:
     """The errors of each route that takes a body have a described status and form."""
     document = await _document(http)
@@ -188,6 +199,7 @@ async def test_errors_are_as_described(http: HttpClient) -> None:
     assert seen == {400, 413, 422}
 
 
+@in_module
 async def test_the_page_needs_nothing_from_elsewhere(http: HttpClient) -> None:
     """It has every route, and its policy allows only its own script, its style and this server."""
     reply = await http.get("/docs")

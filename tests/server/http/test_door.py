@@ -22,9 +22,12 @@ from tests.server.service import (
     until,
 )
 
+in_module = pytest.mark.asyncio(loop_scope="module")
+
 BODY = {"input": "a text"}
 
 
+@in_module
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -52,6 +55,7 @@ async def test_bad_requests(
     await until(lambda: not service.server.open_calls.limits.held_bytes)
 
 
+@in_module
 @pytest.mark.parametrize(
     "headers",
     [
@@ -65,6 +69,7 @@ async def test_other_bodies_than_plain_json(http: HttpClient, headers: dict[str,
     assert reply.status == 415
 
 
+@in_module
 async def test_a_body_in_chunks_without_a_length_is_bounded(http: HttpClient) -> None:
     """The limit holds without a content-length, too."""
 
@@ -82,6 +87,7 @@ async def test_a_body_in_chunks_without_a_length_is_bounded(http: HttpClient) ->
         assert reply.status == 413
 
 
+@in_module
 async def test_a_body_that_comes_in_parts(http: HttpClient) -> None:
     """Parts of a body are no head, however large: neither those between nor the last one."""
     for characters in (200_000, 2_000_000):
@@ -89,12 +95,14 @@ async def test_a_body_that_comes_in_parts(http: HttpClient) -> None:
         assert reply.status == 200
 
 
+@in_module
 async def test_a_client_that_waits_for_100_continue(http: HttpClient) -> None:
     """Curl waits for it before it sends a large body."""
     reply = await http.post("/v1/embeddings", BODY, expect="100-continue")
     assert reply.status == 200
 
 
+@in_module
 async def test_many_small_headers_are_too_large_together(http: HttpClient) -> None:
     """All headers may have 16 KiB, as gRPC's metadata may."""
     headers = {f"x-{number}": "x" * 1000 for number in range(20)}
@@ -103,6 +111,7 @@ async def test_many_small_headers_are_too_large_together(http: HttpClient) -> No
     assert "the limit is 16384" in reply.json["error"]["message"]
 
 
+@in_module
 async def test_request_ids_are_echoed(http: HttpClient) -> None:
     """The id comes back with results and with errors."""
     reply = await http.post("/v1/embeddings", BODY, x_request_id="abc-1")
@@ -111,6 +120,7 @@ async def test_request_ids_are_echoed(http: HttpClient) -> None:
     assert (reply.status, reply.headers["x-request-id"]) == (400, "abc-2")
 
 
+@in_module
 @pytest.mark.parametrize("value", ["1e3", "-1", "5 m", "x" * 5000])
 async def test_a_malformed_deadline(http: HttpClient, value: str) -> None:
     """A deadline that cannot be read is refused."""
@@ -177,12 +187,13 @@ async def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     assert service.server.http_address == f"unix:{path}"
 
 
-async def test_probes_follow_the_health_of_the_server(service: Service, http: HttpClient) -> None:
+async def test_probes_follow_the_health_of_the_server(own_service: Service) -> None:
     """Readiness ends with a stop, liveness does not."""
+    http = HttpClient(own_service)
     for path in ("/health", "/health/ready", "/health/live"):
         assert (await http.get(path)).status == 200
         assert (await http.send("HEAD", path)).status == 200
-    await service.server._health.stop()
+    await own_service.server._health.stop()
     assert (await http.get("/health")).status == 503
     assert (await http.get("/health/ready")).json["error_type"] == "Unhealthy"
     assert (await http.get("/health/live")).status == 200

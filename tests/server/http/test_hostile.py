@@ -21,6 +21,8 @@ from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
 from tests.server.service import EMBED, PATIENCE_S, Service, serving, settings_for, until
 
+in_module = pytest.mark.asyncio(loop_scope="module")
+
 CANARY = b"CANARY"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 BODY = b'{"input": "a"}'
@@ -51,6 +53,7 @@ async def exchange(service: Service, sent: bytes) -> tuple[int, Any]:
     return int(head.split()[1]), json.loads(body)
 
 
+@in_module
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -77,6 +80,7 @@ async def test_what_is_no_http(
     assert "Traceback" not in caplog.text
 
 
+@in_module
 async def test_a_head_is_refused_before_it_is_complete(service: Service) -> None:
     """Unfinished headers hold no more than a few times what a request may have."""
     sent = b"GET /info HTTP/1.1\r\nhost: x\r\n" + (b"x: " + b"a" * 8000 + b"\r\n") * 5
@@ -84,6 +88,7 @@ async def test_a_head_is_refused_before_it_is_complete(service: Service) -> None
     assert (status, body["error"]["code"]) == (431, "invalid_request")
 
 
+@in_module
 @pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**40, 2**70])
 async def test_numbers_beyond_the_contract(http: HttpClient, number: int) -> None:
     """They are the client's mistake."""

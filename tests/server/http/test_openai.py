@@ -6,6 +6,8 @@ import pytest
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TEXTS = ["a first text", "another one, which is longer", "third"]
 
 

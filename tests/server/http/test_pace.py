@@ -33,6 +33,12 @@ class Clock:
 
 
 @pytest.fixture
+def service(own_service: Service) -> Service:
+    """A server of each test, as these change its pace."""
+    return own_service
+
+
+@pytest.fixture
 def clock() -> Clock:
     """A clock that stands still."""
     return Clock()

@@ -10,6 +10,8 @@ from tests.server.conftest import Serve
 from tests.server.http.http_client import HttpClient
 from tests.server.service import CROSS, FIXTURES, Service
 
+in_module = pytest.mark.asyncio(loop_scope="module")
+
 QUERY = "a question"
 DOCUMENTS = ["one answer", "a second, which is longer", "third"]
 
@@ -28,6 +30,7 @@ async def _expected(
     return [(one.index, pytest.approx(one.score, rel=1e-7)) for one in answer.results]
 
 
+@in_module
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 async def test_documents_are_ranked_for_cohere_and_jina(
     service: Service, http: HttpClient, path: str
@@ -49,6 +52,7 @@ async def test_documents_are_ranked_for_cohere_and_jina(
     assert reply.json["meta"]["billed_units"] == {"search_units": 1}
 
 
+@in_module
 async def test_documents_can_be_left_out(http: HttpClient) -> None:
     """`return_documents` false leaves only index and scores."""
     body = {"query": QUERY, "documents": DOCUMENTS, "model": "cross", "return_documents": False}
@@ -56,6 +60,7 @@ async def test_documents_can_be_left_out(http: HttpClient) -> None:
     assert all(set(one) == {"index", "relevance_score", "score"} for one in reply.json["results"])
 
 
+@in_module
 async def test_billed_units(http: HttpClient) -> None:
     """Cohere's unit is a query with up to a hundred documents."""
     body = {"query": QUERY, "documents": ["a"] * 101, "model": "cross", "top_n": 1}
@@ -63,6 +68,7 @@ async def test_billed_units(http: HttpClient) -> None:
     assert meta["billed_units"] == {"search_units": 2}
 
 
+@in_module
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [

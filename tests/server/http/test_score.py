@@ -7,6 +7,8 @@ from embedgrpc.v1 import rerank_service_pb2
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TEXTS = ["a first text", "another one, which is longer", "third"]
 KEYS = [("text_1", "text_2"), ("queries", "documents"), ("data_1", "data_2")]
 

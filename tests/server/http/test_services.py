@@ -11,9 +11,12 @@ from tests.server.hash_backend import HashBackend, vector_of
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
+in_module = pytest.mark.asyncio(loop_scope="module")
+
 TEXTS = ["a first text", "second"]
 
 
+@in_module
 @pytest.mark.parametrize(
     ("path", "body", "read"),
     [
@@ -35,6 +38,7 @@ async def test_vectors_are_those_of_grpc(
     assert np.array_equal(np.asarray(read(reply.json), np.float32), expected)  # type: ignore[operator]
 
 
+@in_module
 async def test_a_path_of_two_dialects_needs_the_key_of_one(http: HttpClient) -> None:
     """The error names the keys."""
     reply = await http.post("/embed", {"text": "a"})
@@ -42,6 +46,7 @@ async def test_a_path_of_two_dialects_needs_the_key_of_one(http: HttpClient) -> 
     assert "inputs or input" in reply.json["error"]
 
 
+@in_module
 async def test_models_and_status(http: HttpClient) -> None:
     """The lists say what each model can do."""
     models = (await http.get("/models")).json

@@ -4,6 +4,8 @@ import pytest
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_vectors_are_those_of_grpc(service: Service, http: HttpClient) -> None:
     """They are equal bit for bit."""

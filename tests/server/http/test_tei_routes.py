@@ -1,15 +1,19 @@
 """The further routes of text-embeddings-inference: values of gRPC, and its forms and statuses."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, tokenizer_service_pb2
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
+from tests.server.http.conftest import sharing
 from tests.server.http.http_client import HttpClient, Reply
 from tests.server.service import CROSS, EMBED, FIXTURES, Service
 
@@ -19,17 +23,16 @@ PAIRS = [[TEXTS[0], TEXTS[1]], [TEXTS[2], TEXTS[0]]]
 TIMES = ("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time")
 
 
-@pytest.fixture
-async def service(serve: Serve) -> Service:
-    """A server with a classifier, embedding models and a cross-encoder."""
+in_module = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(cache_dir: Path) -> AsyncIterator[Service]:
+    """A server with a classifier, embedding models and a cross-encoder, by way of `service`."""
     prompted = ModelSettings(id="prompted", source=EMBED.source, prompts={"query": "café: "})
-    return await serve(LABELS, EMBED, CROSS, prompted, http_address="127.0.0.1:0")
-
-
-@pytest.fixture
-def http(service: Service) -> HttpClient:
-    """A client of its HTTP port."""
-    return HttpClient(service)
+    models = (LABELS, EMBED, CROSS, prompted)
+    async with sharing(*models, cache_dir=cache_dir) as one:
+        yield one
 
 
 def _error(reply: Reply) -> tuple[int, str]:
@@ -53,6 +56,7 @@ async def _labels(
     ]
 
 
+@in_module
 @pytest.mark.parametrize("raw", [False, True])
 async def test_labels_are_those_of_grpc(service: Service, http: HttpClient, *, raw: bool) -> None:
     """One input has a list of labels, the best first, and several have a list of lists."""
@@ -72,6 +76,7 @@ async def test_labels_are_those_of_grpc(service: Service, http: HttpClient, *, r
             assert (reply.status, reply.json) == (200, expected)
 
 
+@in_module
 @pytest.mark.parametrize(
     ("inputs", "error", "place"),
     [
@@ -96,6 +101,7 @@ async def test_wrong_inputs_of_a_classifier(
     assert reply.json["error"].startswith(place)
 
 
+@in_module
 async def test_the_root_does_what_the_model_does(http: HttpClient) -> None:
     """It embeds, classifies or ranks; a body of another model's kind is an error."""
     embedded = await http.post("/", {"inputs": TEXTS}, embedgrpc_model="embed")
@@ -126,6 +132,7 @@ def _compared(texts: list[str], **parameters: object) -> dict[str, Any]:
     return {"inputs": inputs, "parameters": parameters}
 
 
+@in_module
 async def test_similarities_are_cosines(service: Service, http: HttpClient) -> None:
     """They are the products of gRPC's vectors."""
     options = embedding_service_pb2.EmbedOptions(normalize=True)
@@ -138,6 +145,7 @@ async def test_similarities_are_cosines(service: Service, http: HttpClient) -> N
     assert same.json == [pytest.approx(1)]
 
 
+@in_module
 @pytest.mark.parametrize(
     ("texts", "parameters", "error", "place"),
     [
@@ -158,6 +166,7 @@ async def test_wrong_sentences(
     assert reply.json["error"].startswith(place)
 
 
+@in_module
 async def test_tokens_are_those_of_grpc(service: Service, http: HttpClient) -> None:
     """Places are bytes of the text with its prompt; special tokens have none."""
     text = "naïve 世界 café"
@@ -183,6 +192,7 @@ async def test_tokens_are_those_of_grpc(service: Service, http: HttpClient) -> N
     assert not any(one["special"] for one in plain.json[0])
 
 
+@in_module
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -216,6 +226,7 @@ async def test_headers_say_what_an_answer_took(serve: Serve, backend: HashBacken
         assert not [name for name in reply.headers if name.lower().startswith("x-compute")]
 
 
+@in_module
 async def test_a_header_chooses_the_model(http: HttpClient) -> None:
     """It counts where the body names no model."""
     assert (await http.post("/embed", {"inputs": "a"}, embedgrpc_model="embed")).status == 200
@@ -245,6 +256,7 @@ async def test_the_model_of_the_setting(serve: Serve) -> None:
     assert (await http.post("/v1/embeddings", {"input": "a"})).status == 400
 
 
+@in_module
 async def test_tokens_become_texts_again(http: HttpClient) -> None:
     """With or without special tokens, one list of ids or several."""
     tokens = (await http.post("/tokenize", {"inputs": ["a first", "text"]})).json
@@ -255,6 +267,7 @@ async def test_tokens_become_texts_again(http: HttpClient) -> None:
     assert whole.json == ["<s>text</s>"]
 
 
+@in_module
 @pytest.mark.parametrize(
     ("ids", "error", "place"),
     [
@@ -277,6 +290,7 @@ async def test_wrong_ids(
     assert reply.json["error"].startswith(place)
 
 
+@in_module
 async def test_vectors_of_tokens_are_those_of_grpc(service: Service, http: HttpClient) -> None:
     """Each text has one of each token that the model reads, equal bit for bit."""
     start: dict[str, Any] = {"truncation": common_pb2.TRUNCATION_START}

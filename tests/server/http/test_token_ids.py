@@ -1,12 +1,16 @@
 """Token ids in place of texts, in OpenAI's requests."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import tokenizer_service_pb2
 from tests.server.conftest import Serve
+from tests.server.http.conftest import sharing
 from tests.server.http.http_client import HttpClient
 from tests.server.service import EMBED, FIXTURES, Service
 
@@ -16,6 +20,17 @@ LONG = "word " * 500
 FAMILIES = ("bert-mean", "modernbert-mean", "qwen3-last", "xlmr-bge-m3", "static-potion")
 BATCH = {"encoding_format": "base64"}
 TAKEN: dict[str, Any] = {"openai_token_ids": "model"}
+
+in_module = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(cache_dir: Path) -> AsyncIterator[Service]:
+    """A server that takes ids, of which `service` and `http` are; its default is `EMBED`."""
+    models = [ModelSettings(id=one, source=str(FIXTURES / one)) for one in FAMILIES]
+    prompted = ModelSettings(id="prompted", source=EMBED.source, prompts={"query": "query: "})
+    async with sharing(EMBED, *models, prompted, cache_dir=cache_dir, **TAKEN) as service:
+        yield service
 
 
 async def _ids_of(service: Service, *texts: str, model: str = "") -> list[list[int]]:
@@ -32,27 +47,33 @@ async def _embed(http: HttpClient, **body: object) -> Any:
     return reply.json
 
 
+@in_module
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_ids_give_the_vectors_of_their_texts(serve: Serve, family: str) -> None:
+async def test_ids_give_the_vectors_of_their_texts(
+    service: Service, http: HttpClient, family: str
+) -> None:
     """They are equal bit for bit, cut to the limit or not, and so is the usage."""
-    model = ModelSettings(id=family, source=str(FIXTURES / family))
-    service = await serve(model, http_address="127.0.0.1:0", **TAKEN)
-    http = HttpClient(service)
     texts = [*TEXTS, LONG]
-    ids = await _ids_of(service, *texts)
-    assert len(ids[3]) > service.server.catalog.default.ready().properties.max_tokens / 2
-    assert await _embed(http, input=ids) == await _embed(http, input=texts)
+    ids = await _ids_of(service, *texts, model=family)
+    properties = service.server.catalog.find(family).ready().properties
+    assert len(ids[3]) > properties.max_tokens / 2
+
+    async def embed(given: Any, **options: object) -> Any:
+        return await _embed(http, input=given, model=family, **options)
+
+    assert await embed(ids) == await embed(texts)
     # One list of ids is one input.
-    assert await _embed(http, input=ids[1]) == await _embed(http, input=texts[1])
+    assert await embed(ids[1]) == await embed(texts[1])
     for end in ("start", "end"):
         cut = {"truncate": end, "truncate_prompt_tokens": 8, "dimensions": 4}
-        assert await _embed(http, input=ids, **cut) == await _embed(http, input=texts, **cut)
+        assert await embed(ids, **cut) == await embed(texts, **cut)
 
 
-async def test_ids_that_are_too_many_are_refused_as_texts_are(serve: Serve) -> None:
+@in_module
+async def test_ids_that_are_too_many_are_refused_as_texts_are(
+    service: Service, http: HttpClient
+) -> None:
     """The error is the one of the text."""
-    service = await serve(http_address="127.0.0.1:0", **TAKEN)
-    http = HttpClient(service)
     ids = await _ids_of(service, LONG)
     refusals = [
         (await http.post("/v1/embeddings", {"input": one, "truncate": "none"})).json
@@ -62,6 +83,7 @@ async def test_ids_that_are_too_many_are_refused_as_texts_are(serve: Serve) -> N
     assert refusals[0]["error"]["code"] == "input_too_long"
 
 
+@in_module
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -77,20 +99,18 @@ async def test_ids_that_are_too_many_are_refused_as_texts_are(serve: Serve) -> N
         ({"input": [[5]] * 1025}, "input", "invalid_request"),
     ],
 )
-async def test_bad_ids(serve: Serve, body: object, param: str, code: str) -> None:
+async def test_bad_ids(http: HttpClient, body: object, param: str, code: str) -> None:
     """Each error names the place; the vocabulary ends with the tokenizer's."""
-    service = await serve(http_address="127.0.0.1:0", **TAKEN)
-    reply = await HttpClient(service).post("/v1/embeddings", body)
+    reply = await http.post("/v1/embeddings", body)
     error = reply.json["error"]
     assert (reply.status, error["param"], error["code"]) == (400, param, code)
 
 
-async def test_a_prompt_cannot_go_in_front_of_ids(serve: Serve) -> None:
+@in_module
+async def test_a_prompt_cannot_go_in_front_of_ids(http: HttpClient) -> None:
     """The tokenizer may join the end of the prompt with the start of the text."""
-    model = ModelSettings(id="prompted", source=EMBED.source, prompts={"query": "query: "})
-    service = await serve(model, http_address="127.0.0.1:0", **TAKEN)
-    body = {"input": [5], "prompt_name": "query"}
-    reply = await HttpClient(service).post("/v1/embeddings", body)
+    body = {"input": [5], "prompt_name": "query", "model": "prompted"}
+    reply = await http.post("/v1/embeddings", body)
     assert (reply.status, reply.json["error"]["code"]) == (400, "unsupported")
     assert "the prompt of 7 characters" in reply.json["error"]["message"]
 
@@ -109,8 +129,9 @@ async def test_special_tokens_that_a_text_cannot_have(serve: Serve) -> None:
         assert reply.status == status
 
 
-async def test_ids_are_refused_by_default(http: HttpClient) -> None:
+async def test_ids_are_refused_by_default(own_service: Service) -> None:
     """The message says what to set in the client that sends them."""
+    http = HttpClient(own_service)
     for ids in ([1, 2], [[1, 2]], [1] * 100_000):
         reply = await http.post("/v1/embeddings", {"input": ids})
         assert reply.status == 400

@@ -17,6 +17,8 @@ from tests.server.service import EMBED, Service, serving, settings_for, until
 from tests.server.span_receiver import all_spans, attributes_of, receiving_spans
 from tests.server.tls_caller import TlsCaller
 
+in_module = pytest.mark.asyncio(loop_scope="module")
+
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
 CANARY = "canary-4711"
@@ -153,6 +155,7 @@ async def _leave(service: Service, backend: HashBackend) -> None:
     backend.release()
 
 
+@in_module
 async def test_calls_count_in_the_metrics(service: Service, http: HttpClient) -> None:
     """The metrics of sequences, batches and connections hold those of this port."""
 

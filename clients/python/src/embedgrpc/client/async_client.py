@@ -15,7 +15,7 @@ from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import AsyncClassifyStreamInputs, ClassifyState
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
-from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import AsyncStreamInputs, EmbedState
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
@@ -98,6 +98,7 @@ class AsyncClient(ClientApi):
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[EmbedOptions],
     ) -> AsyncEmbedStream:
         state = EmbedState(
@@ -106,10 +107,11 @@ class AsyncClient(ClientApi):
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return AsyncEmbedStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return AsyncEmbedStream(state, self._stream_calls())
 
     async def rerank(
         self,
@@ -133,6 +135,7 @@ class AsyncClient(ClientApi):
         model: str = "",
         allow_partial: bool = False,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[RerankOptions],
     ) -> AsyncRerankStream:
         state = RerankState(
@@ -140,10 +143,11 @@ class AsyncClient(ClientApi):
             model=model,
             allow_partial=allow_partial,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return AsyncRerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return AsyncRerankStream(state, self._stream_calls())
 
     async def classify(
         self,
@@ -168,6 +172,7 @@ class AsyncClient(ClientApi):
         result_order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[ClassifyOptions],
     ) -> AsyncClassifyStream:
         state = ClassifyState(
@@ -177,10 +182,11 @@ class AsyncClient(ClientApi):
             result_order=result_order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return AsyncClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return AsyncClassifyStream(state, self._stream_calls())
 
     async def tokenize(
         self,

@@ -11,13 +11,15 @@ import time
 from typing import Any, Final
 
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot, is_refused
-from embedgrpc.client.errors import DeadlineExpiredError
+from embedgrpc.client.errors import DeadlineExpiredError, EmbedGrpcError
 from embedgrpc.client.status_errors import overload_delay_s
 
 # The delay before the next attempt doubles from the first to the second.
 _DELAY_S = 0.02
 _DELAY_S_MAX = 1.0
 _OVERLOAD_DELAY_S = 0.1
+_RECONNECT_DELAY_S = 0.2
+_RECONNECT_DELAY_S_MAX = 5.0
 # As in `service_config.json`.
 _OVERLOADED_ATTEMPTS_MAX: Final = 3
 _TOKENS_MAX: Final = 100.0
@@ -117,3 +119,36 @@ class Attempts:
 
     def _in_time(self, delay_s: float) -> float | None:
         return delay_s if time.monotonic() + delay_s < self._until else None
+
+
+class Reconnects:
+    """The attempts to go on with a stream whose call ended early.
+
+    Args:
+        patience_s: How long to go on without a result, in seconds; 0 for no attempt.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._until: float | None = None
+        self._delay_s = _RECONNECT_DELAY_S
+
+    def delay_s(self, failure: EmbedGrpcError) -> float | None:
+        """Return the wait before the next attempt, in seconds; None if there is none.
+
+        Args:
+            failure: The error of the call that ended.
+        """
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._patience_s
+        # Clients that lost the same server do not come back at the same moment.
+        delay_s = self._delay_s * random.uniform(0.5, 1)  # noqa: S311 -- not a secret
+        self._delay_s = min(self._delay_s * 2, _RECONNECT_DELAY_S_MAX)
+        delay_s = max(delay_s, failure.retry_delay_s or 0.0)
+        return delay_s if now + delay_s < self._until else None
+
+    def succeed(self) -> None:
+        """Record a result: the next failure has the whole time again."""
+        self._until = None
+        self._delay_s = _RECONNECT_DELAY_S

@@ -52,6 +52,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # Otherwise clients of one target share a connection, and its limit of concurrent calls.
     ("grpc.use_local_subchannel_pool", 1),
+    # A server that has restarted is found again soon: gRPC itself waits for up to two minutes.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -101,6 +103,23 @@ class _Opened:
     @property
     def idle(self) -> bool:
         return all(slot.released for slot in self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCalls:
+    """What a stream needs of its client.
+
+    Attributes:
+        start: Starts a call; to be awaited if the client is asynchronous.
+        new_attempts: Returns the attempts at a call with a timeout in seconds.
+        error_of: Returns the error of a call that failed.
+        is_closed: Returns whether the client is closed.
+    """
+
+    start: Callable[..., Any]
+    new_attempts: Callable[[float], Attempts]
+    error_of: Callable[[Any], EmbedGrpcError]
+    is_closed: Callable[[], bool]
 
 
 class ChannelOwner(ABC):
@@ -297,6 +316,15 @@ class ChannelOwner(ABC):
         """Raise RuntimeError if the client is closed."""
         if self._closed:
             raise RuntimeError("the client is closed")
+
+    @abstractmethod
+    def _start_stream(self, *arguments: Any) -> Any:
+        """Start the call of a stream."""
+
+    def _stream_calls(self) -> StreamCalls:
+        return StreamCalls(
+            self._start_stream, self._new_attempts, self._error_of, lambda: self._closed
+        )
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else valid_timeout(timeout_s)

@@ -18,10 +18,15 @@ from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.inputs import ClassifyInputs, valid_text
 from embedgrpc.client.options import ClassifyOptions, classify_options
 from embedgrpc.client.request_limit import RequestLimit
+from embedgrpc.client.stream_state import Kept
 from embedgrpc.v1 import classify_service_pb2 as pb
 from embedgrpc.v1 import embedding_service_pb2
 
-ClassifyStreamInputs = ClassifyInputs | Iterable[tuple[Any, str | tuple[str, str]]]
+ClassifyStreamInputs = (
+    ClassifyInputs
+    | Iterable[tuple[Any, str | tuple[str, str]]]
+    | Mapping[Any, str | tuple[str, str]]
+)
 AsyncClassifyStreamInputs = (
     ClassifyStreamInputs
     | AsyncIterable[str]
@@ -47,6 +52,7 @@ class ClassifyState(BatchState[ClassifyResult, ClassifyStreamReady]):
         result_order: ResultOrder,
         batch_size: int,
         timeout_s: float,
+        reconnect_s: float,
         request_limit: RequestLimit,
         **options: Unpack[ClassifyOptions],
     ) -> None:
@@ -60,17 +66,18 @@ class ClassifyState(BatchState[ClassifyResult, ClassifyStreamReady]):
         )
         request_limit.check(setup, {"model": model})
         super().__init__(
-            inputs,
+            inputs.items() if isinstance(inputs, Mapping) else inputs,
             setup=setup,
             order=result_order,
             batch_size=batch_size,
             timeout_s=timeout_s,
+            reconnect_s=reconnect_s,
             request_limit=request_limit,
         )
         self.method = lambda stubs: stubs.classify.StreamClassify
-        self._with_ids = with_ids
+        self._with_ids = with_ids or isinstance(inputs, Mapping)
 
-    def _read(self, field: str, position: str, item: object) -> tuple[Any, Mapping[str, Any], int]:
+    def _read(self, field: str, position: str, item: object) -> Kept:
         caller_id: Any = position
         if self._with_ids:
             match item:
@@ -80,15 +87,22 @@ class ClassifyState(BatchState[ClassifyResult, ClassifyStreamReady]):
                     raise TypeError(f"{field} is not a pair of an id and an input")
         match item:
             case str(text):
-                return caller_id, {"text": text}, len(valid_text(field, text).encode())
+                return caller_id, valid_text(field, text)
             case (first, second):
-                pair = pb.TextPair(
-                    first=valid_text(f"{field}[0]", cast("str", first)),
-                    second=valid_text(f"{field}[1]", cast("str", second)),
-                )
-                return caller_id, {"pair": pair}, pair.ByteSize()
+                valid_text(f"{field}[0]", cast("str", first))
+                valid_text(f"{field}[1]", cast("str", second))
+                return caller_id, (first, second)
             case _:
                 raise TypeError(f"{field} is neither a text nor a pair of texts")
+
+    def _content(self, content: str | tuple[str, str]) -> tuple[Mapping[str, Any], int]:
+        if isinstance(content, str):
+            return {"text": content}, len(content.encode())
+        pair = pb.TextPair(first=content[0], second=content[1])
+        return {"pair": pair}, pair.ByteSize()
+
+    def _with_id(self, item: Any, position: str) -> Any:
+        return item if self._with_ids else (position, item)
 
     def _failure(self, caller_id: Any, error: EmbedGrpcError) -> ClassifyResult:
         return ClassifyResult(caller_id, error=error)

@@ -1,11 +1,12 @@
 """The arguments of `embedgrpc-client`. Loads neither gRPC nor numpy."""
 
 import argparse
-import contextlib
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args
 
+from embedgrpc.client.cli_bulk_arguments import add_faults, add_files, add_representations
+from embedgrpc.client.cli_numbers import at_least
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from embedgrpc.client.enums import (
     Encoding,
@@ -20,13 +21,11 @@ from embedgrpc.client.enums import (
 )
 from embedgrpc.client.suggestions import SuggestingParser, quote
 
-NumberT = TypeVar("NumberT", int, float)
-
-_INT32_MAX: Final = 2**31 - 1
 _EXAMPLES = """examples:
   embedgrpc-client models
   embedgrpc-client embed "How tall is the tower?"
   embedgrpc-client embed --jsonl < texts.jsonl > vectors.jsonl
+  embedgrpc-client bulk texts.parquet --output vectors --text-column text --id-column id
   embedgrpc-client rerank --query "How tall is it?" --top-n 3 < documents.txt
   embedgrpc-client classify --model nli --second "It is tall." "How tall is the tower?"
   embedgrpc-client tokens "How tall is the tower?"
@@ -80,7 +79,7 @@ def _parser(default_target: str) -> SuggestingParser:
     )
     common.add_argument(
         "--timeout-s",
-        type=_at_least(0.001),
+        type=at_least(0.001),
         default=DEFAULT_TIMEOUT_S,
         help="longest wait for a response, in seconds (default: %(default)g)",
     )
@@ -102,6 +101,17 @@ def _parser(default_target: str) -> SuggestingParser:
             'Writes {"id", "vector", "token_count", "truncated"} for each text, or {"id", "error"};'
             " on a terminal, a summary. The id is the number of the text, from 0, unless the line"
             " has one.",
+        )
+    )
+    _add_bulk(
+        add(
+            "bulk",
+            "embed files, row by row",
+            "Reads Parquet, Arrow, JSON Lines, CSV or plain lines, and writes the id, the kept"
+            " columns, the embedding and the error of each row. Run the same command again to go"
+            " on after a stop or a crash. The exit code is 1 if rows failed, and 2 if the output"
+            " was made with other inputs or options. Parquet and Arrow need"
+            ' pip install "embedgrpc-client[bulk]".',
         )
     )
     _add_rerank(
@@ -233,10 +243,10 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     )
     _add_model(embed)
     _add_prompt(embed, "", "texts")
-    embed.add_argument("--dimensions", type=_at_least(0), default=0, help="length of the vectors")
+    embed.add_argument("--dimensions", type=at_least(0), default=0, help="length of the vectors")
     embed.add_argument("--encoding", choices=get_args(Encoding), default="float32")
     embed.add_argument(
-        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text"
+        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text"
     )
     _add_truncation(embed)
     embed.add_argument(
@@ -248,25 +258,45 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     _add_batch_size(embed)
 
 
+def _add_bulk(bulk: argparse.ArgumentParser) -> None:
+    bulk.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help='a file; "-" for standard input alone'
+    )
+    add_files(bulk)
+    _add_model(bulk)
+    _add_prompt(bulk, "", "texts")
+    bulk.add_argument("--dimensions", type=at_least(0), default=0, help="length of the vectors")
+    bulk.add_argument("--encoding", choices=get_args(Encoding), default="float32")
+    add_representations(bulk)
+    bulk.add_argument("--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text")
+    _add_truncation(bulk)
+    bulk.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
+    )
+    _add_priority(bulk)
+    _add_batch_size(bulk)
+    add_faults(bulk)
+
+
 def _add_chunking(embed: argparse.ArgumentParser) -> None:
     by = embed.add_mutually_exclusive_group()
     by.add_argument(
         "--chunk-tokens",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="late chunking: write a vector for every N tokens of a text, too",
     )
     by.add_argument(
         "--chunk-sentences",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="late chunking: write a vector for every N sentences of a text, too",
     )
     embed.add_argument(
         "--chunk-overlap",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="tokens that a chunk of --chunk-tokens shares with the one before",
@@ -279,10 +309,10 @@ def _add_rerank(rerank: argparse.ArgumentParser) -> None:
     )
     rerank.add_argument("--query", required=True, help="text to compare the documents with")
     _add_model(rerank)
-    rerank.add_argument("--top-n", type=_at_least(0), default=0, help="write only the best N")
+    rerank.add_argument("--top-n", type=at_least(0), default=0, help="write only the best N")
     rerank.add_argument("--score-scale", choices=get_args(ScoreScale))
     rerank.add_argument(
-        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a document"
+        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a document"
     )
     query = _add_prompt(rerank, "query-", "query")
     query.add_argument("--instruction", help="meaning of relevance, for models that take one")
@@ -301,7 +331,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--second", help="text to pair each text with, such as a hypothesis")
     _add_model(classify)
     classify.add_argument("--score-function", choices=get_args(ScoreFunction))
-    classify.add_argument("--top-k", type=_at_least(0), default=0, help="write only the best K")
+    classify.add_argument("--top-k", type=at_least(0), default=0, help="write only the best K")
     classify.add_argument("--order", choices=get_args(LabelOrder), help="order of the labels")
     classify.add_argument(
         "--result-order",
@@ -310,7 +340,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
         help="order of the results (default: %(default)s)",
     )
     classify.add_argument(
-        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text or pair"
+        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text or pair"
     )
     _add_truncation(classify)
     _add_priority(classify)
@@ -320,7 +350,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
 def _add_batch_size(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-size",
-        type=_at_least(1),
+        type=at_least(1),
         default=DEFAULT_BATCH_SIZE,
         help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
     )
@@ -358,19 +388,3 @@ class _VersionAction(argparse.Action):
 
         print(parser.prog, version("embedgrpc-client"))
         parser.exit()
-
-
-def _at_least(least: NumberT) -> Callable[[str], NumberT]:
-    """Return a parser of numbers from `least` to the largest int32, of the type of `least`."""
-
-    def parse(value: str) -> NumberT:
-        with contextlib.suppress(ValueError):
-            number = type(least)(value)
-            if least <= number <= _INT32_MAX:
-                return number
-        kind = "a whole number" if type(least) is int else "a number"
-        raise argparse.ArgumentTypeError(
-            f"{quote(value)} is not {kind} from {least} to {_INT32_MAX}"
-        )
-
-    return parse

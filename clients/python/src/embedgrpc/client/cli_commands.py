@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from embedgrpc.client.bulk.command import WRONG_USAGE, bulk
+from embedgrpc.client.bulk.problems import UsageError
 from embedgrpc.client.client import Client
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
@@ -40,6 +42,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
+    except UsageError as error:
+        _print_error(str(error))
+        return WRONG_USAGE
     except ConnectionFailedError as error:
         _print_error(
             f"the connection to {arguments.target} failed; is a server running there?"
@@ -201,6 +206,7 @@ def _health(client: Client, arguments: argparse.Namespace) -> int:
 _COMMANDS: Final = {
     "models": _models,
     "embed": _embed,
+    "bulk": bulk,
     "rerank": _rerank,
     "classify": _classify,
     "tokens": _tokens,

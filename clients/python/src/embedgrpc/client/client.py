@@ -14,7 +14,7 @@ from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
-from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
@@ -96,6 +96,7 @@ class Client(ClientApi):
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[EmbedOptions],
     ) -> EmbedStream:
         state = EmbedState(
@@ -104,10 +105,11 @@ class Client(ClientApi):
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return EmbedStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return EmbedStream(state, self._stream_calls())
 
     def rerank(
         self,
@@ -131,6 +133,7 @@ class Client(ClientApi):
         model: str = "",
         allow_partial: bool = False,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[RerankOptions],
     ) -> RerankStream:
         state = RerankState(
@@ -138,10 +141,11 @@ class Client(ClientApi):
             model=model,
             allow_partial=allow_partial,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return RerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return RerankStream(state, self._stream_calls())
 
     def classify(
         self,
@@ -166,6 +170,7 @@ class Client(ClientApi):
         result_order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[ClassifyOptions],
     ) -> ClassifyStream:
         state = ClassifyState(
@@ -175,10 +180,11 @@ class Client(ClientApi):
             result_order=result_order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            reconnect_s=reconnect_s,
             request_limit=self._request_limit,
             **options,
         )
-        return ClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+        return ClassifyStream(state, self._stream_calls())
 
     def tokenize(
         self,

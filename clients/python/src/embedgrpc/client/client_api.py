@@ -10,7 +10,7 @@ from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream,
 from embedgrpc.client.channel import ChannelOwner
 from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import ClassifyStreamInputs
-from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.inputs import ClassifyInputs
@@ -67,20 +67,24 @@ class ClientApi(ChannelOwner, ABC):
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[EmbedOptions],
     ) -> EmbedStream | AsyncEmbedStream:
         """Embed any number of texts. A text that cannot be embedded fails alone.
 
         Args:
-            inputs: Texts, or pairs of an id and a text. The client reads no further than the
-                server has room for, so the iterable may be endless. `AsyncClient` also takes
-                asynchronous iterables.
+            inputs: Texts, pairs of an id and a text, or a dict of texts by id. The client reads
+                no further than the server has room for, so the iterable may be endless.
+                `AsyncClient` also takes asynchronous iterables.
             model: The id or an alias of a model; "" for the server's default.
             order: The order of the results: that of the inputs, or "completion", which is
                 faster.
             batch_size: The limit of inputs in one message. An input waits until its message is
                 full: set 1 where inputs arrive slowly.
             timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            reconnect_s: How long to go on without a result after the connection breaks or the
+                server stops, in seconds: the client connects again, and sends again what has no
+                result. 0 to fail at once.
             options: See `EmbedOptions`.
 
         Returns:
@@ -132,6 +136,7 @@ class ClientApi(ChannelOwner, ABC):
         model: str = "",
         allow_partial: bool = False,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[RerankOptions],
     ) -> RerankStream | AsyncRerankStream:
         """Rank the documents of any number of queries. A query that fails, fails alone.
@@ -146,6 +151,9 @@ class ClientApi(ChannelOwner, ABC):
             model: The id or an alias of a model; "" for the server's default.
             allow_partial: As in `rerank`, for every query.
             timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            reconnect_s: How long to go on without a result after the connection breaks or the
+                server stops, in seconds: the client connects again, and sends again what has no
+                result. 0 to fail at once.
             options: See `RerankOptions`.
 
         Returns:
@@ -198,14 +206,15 @@ class ClientApi(ChannelOwner, ABC):
         result_order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
         **options: Unpack[ClassifyOptions],
     ) -> ClassifyStream | AsyncClassifyStream:
         """Classify any number of inputs. An input that fails, fails alone.
 
         Args:
-            inputs: Texts, or pairs (first, second). The client reads no further than the server has
-                room for, so the iterable may be endless. `AsyncClient` also takes asynchronous
-                iterables.
+            inputs: Texts, or pairs (first, second), or a dict of them by id. The client reads no
+                further than the server has room for, so the iterable may be endless. `AsyncClient`
+                also takes asynchronous iterables.
             model: The id or an alias of a model; "" for the server's default.
             with_ids: Whether each input comes with an id of yours: (id, text), or
                 (id, (first, second)).
@@ -214,6 +223,9 @@ class ClientApi(ChannelOwner, ABC):
             batch_size: The limit of inputs in one message. An input waits until its message is
                 full: set 1 where inputs arrive slowly.
             timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            reconnect_s: How long to go on without a result after the connection breaks or the
+                server stops, in seconds: the client connects again, and sends again what has no
+                result. 0 to fail at once.
             options: See `ClassifyOptions`.
 
         Returns:

@@ -14,9 +14,10 @@ from embedgrpc.client.inputs import valid_text
 from embedgrpc.client.options import EmbedOptions, embed_options, option_texts
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.stream_state import Kept
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
-StreamInputs = Iterable[str] | Iterable[tuple[Any, str]]
+StreamInputs = Iterable[str] | Iterable[tuple[Any, str]] | Mapping[Any, str]
 AsyncStreamInputs = StreamInputs | AsyncIterable[str] | AsyncIterable[tuple[Any, str]]
 
 
@@ -36,6 +37,7 @@ class EmbedState(BatchState[StreamResult, StreamReady]):
         order: ResultOrder,
         batch_size: int,
         timeout_s: float,
+        reconnect_s: float,
         request_limit: RequestLimit,
         **options: Unpack[EmbedOptions],
     ) -> None:
@@ -49,23 +51,29 @@ class EmbedState(BatchState[StreamResult, StreamReady]):
         )
         request_limit.check(setup, {"model": model} | option_texts(options))
         super().__init__(
-            inputs,
+            inputs.items() if isinstance(inputs, Mapping) else inputs,
             setup=setup,
             order=order,
             batch_size=batch_size,
             timeout_s=timeout_s,
+            reconnect_s=reconnect_s,
             request_limit=request_limit,
         )
         self.method = lambda stubs: stubs.embedding.StreamEmbed
 
-    def _read(self, field: str, position: str, item: object) -> tuple[Any, Mapping[str, Any], int]:
+    def _read(self, field: str, position: str, item: object) -> Kept:
         if isinstance(item, str):
-            caller_id, text = position, item
-        elif isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 -- a pair
-            caller_id, text = item
-        else:
-            raise TypeError(f"{field} is neither a str nor a pair of an id and a str")
-        return caller_id, {"text": text}, len(valid_text(field, text).encode())
+            return position, valid_text(field, item)
+        if isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 -- a pair
+            valid_text(field, item[1])
+            return item
+        raise TypeError(f"{field} is neither a str nor a pair of an id and a str")
+
+    def _content(self, content: str) -> tuple[Mapping[str, Any], int]:
+        return {"text": content}, len(content if content.isascii() else content.encode())
+
+    def _with_id(self, item: Any, position: str) -> Any:
+        return (position, item) if isinstance(item, str) else item
 
     def _failure(self, caller_id: Any, error: EmbedGrpcError) -> StreamResult:
         return StreamResult(caller_id, error=error)

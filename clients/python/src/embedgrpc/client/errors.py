@@ -19,6 +19,7 @@
       ConnectionFailedError    UNAVAILABLE          ""  no server responded, or the connection broke
       BadResponseError         INTERNAL             ""  the response breaks the contract
       MessageTooLargeError     RESOURCE_EXHAUSTED   ""  a message is too large; do not retry
+      ModelChangedError        FAILED_PRECONDITION  ""  a stream goes on with another model
 
 The second column is `code`. The third is `reason`, a value of `ErrorReason`.
 """
@@ -56,7 +57,8 @@ class EmbedGrpcError(Exception):
             that failed, where several did.
         retry_delay_s: The wait before a retry that the server asks for; None if it sent none.
         unanswered_ids: After a stream broke: the ids of the inputs that were read from the
-            caller and have no result, oldest first.
+            caller and have no result, oldest first. `remaining()` of the stream returns all that
+            is left: these inputs, and those that were not read.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
@@ -215,6 +217,16 @@ class MessageTooLargeError(EmbedGrpcError):
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class ModelChangedError(EmbedGrpcError):
+    """A stream that went on with another call found another model.
+
+    Its results do not belong with those before. `metadata` has the `fingerprint`, and what it
+    `was`.
+    """
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 ERRORS_BY_REASON: Final[Mapping[str, type[EmbedGrpcError]]] = {

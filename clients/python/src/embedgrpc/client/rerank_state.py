@@ -1,5 +1,6 @@
 """The state of one stream of rankings. No I/O, no locks."""
 
+from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +21,7 @@ from embedgrpc.client.options import RerankOptions, option_texts, rerank_options
 from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit, combined_error
 from embedgrpc.client.result_types import RerankResult, RerankStreamReady
 from embedgrpc.client.status_errors import error_of_item
-from embedgrpc.client.stream_state import StreamState
+from embedgrpc.client.stream_state import Kept, StreamState
 from embedgrpc.v1 import rerank_service_pb2 as pb
 
 Query = tuple[str, Iterable[str]] | tuple[Any, str, Iterable[str]]
@@ -63,6 +64,7 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
         model: str,
         allow_partial: bool,
         timeout_s: float,
+        reconnect_s: float,
         request_limit: RequestLimit,
         **options: Unpack[RerankOptions],
     ) -> None:
@@ -80,6 +82,7 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
             setup=setup,
             in_input_order=False,
             timeout_s=timeout_s,
+            reconnect_s=reconnect_s,
             request_limit=request_limit,
         )
         self.method = lambda stubs: stubs.rerank.StreamRerank
@@ -87,18 +90,20 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
         self._queries: dict[str, _Query] = {}  # without a result, by position
         self._sending: tuple[str, _Query] | None = None  # the query of the next message
         self._in_flight_count = 0  # of documents
+        self._to_send_again: deque[str] = deque()  # positions of queries
 
     def has_room(self) -> bool:
         """Return whether to send the next part of a query, or to read another one."""
-        if self.ready is None:
+        if self.ready is None or not self.accepted:
             return False
+        self._send_next_again()
         room = self.ready.max_in_flight_inputs - self._in_flight_count - len(self._failed)
         if self._sending is None:
             return room > 0
         _, query = self._sending
         return query.next_document > 0 or room >= len(query.documents)
 
-    def add(self, item: object) -> None:
+    def _add(self, item: object) -> None:
         """Add one query; `next_message` returns its parts.
 
         Args:
@@ -120,14 +125,29 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
         query_text = valid_text(f"{field}.query", cast("str", text))
         valid = valid_texts(f"{field}.documents", cast("Iterable[str]", documents))
         self._read_count += 1
+        self._begin_query(position, (caller_id, query_text, valid))
+
+    def _begin_query(self, position: str, kept: Kept) -> None:
+        """Send a query next, or fail it."""
+        caller_id, query_text, documents = kept
         try:
-            query = self._plan(field, query_text, valid)
+            query = self._plan(f"inputs[{position}]", query_text, documents)
         except (InputTooLongError, InvalidRequestError) as error:
-            self._failed[int(position)] = RerankResult(caller_id, error=error.with_traceback(None))
+            self._unanswered.pop(position, None)
+            result = RerankResult(caller_id, error=error.with_traceback(None))
+            self._failed[int(position)] = kept, result
             return
-        self._caller_ids[position] = caller_id
+        self._unanswered[position] = kept
         self._queries[position] = query
         self._sending = position, query
+
+    def restart(self) -> None:
+        """Begin another call, on which every query without a result is sent again."""
+        super().restart()
+        self._sending = None
+        self._queries.clear()
+        self._in_flight_count = 0
+        self._to_send_again = deque(self._unanswered)
 
     def next_message(self) -> pb.StreamRerankRequest | None:
         """Return the next part of the query that was added; None after its last."""
@@ -151,6 +171,11 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
             self._sending = None
         self.begin_wait()
         return pb.StreamRerankRequest(part=part)
+
+    def _send_next_again(self) -> None:
+        while self._to_send_again and self._sending is None:
+            position = self._to_send_again.popleft()
+            self._begin_query(position, self._unanswered[position])
 
     def _plan(self, field: str, text: str, documents: list[str]) -> _Query:
         """Return a query that can be sent; raise the error of one that cannot."""
@@ -193,8 +218,8 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
         return (response.result,)
 
     def _decode(self, result: pb.StreamRerankResult, caller_id: Any) -> RerankResult:
-        query = self._queries[result.id]
-        if query.next_document == 0 or self.ready is None:
+        query = self._queries.get(result.id)
+        if query is None or query.next_document == 0 or self.ready is None:
             raise BadResponseError("a result has the id of a query that was not sent")
         outcome = result.WhichOneof("outcome")
         if outcome is None:
@@ -211,4 +236,12 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
         return decoded
 
     def _unsent_count(self) -> int:
-        return int(self._sending is not None and self._sending[1].next_document == 0)
+        waits = self._sending is not None and self._sending[1].next_document == 0
+        return len(self._to_send_again) + waits
+
+    def _with_id(self, item: Any, position: str) -> Any:
+        match item:
+            case (text, documents):
+                return position, text, documents
+            case _:
+                return item

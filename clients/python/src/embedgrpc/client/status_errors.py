@@ -1,5 +1,6 @@
 """The error for each gRPC status."""
 
+import re
 from typing import Any
 
 import grpc
@@ -18,6 +19,8 @@ from embedgrpc.client.errors import (
     ModelNotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    RateLimitedError,
+    ShuttingDownError,
     UnauthenticatedError,
     UnsupportedError,
 )
@@ -31,6 +34,11 @@ _DOMAIN = "embedgrpc"
 # grpc.aio's details where it sends a message while the server ends the stream. The status that the
 # server sent is lost: the connection broke, the server has no bug.
 _STATUS_LOST = "Internal error from Core"
+# The end of a call whose server is gone, or that a proxy or a stopping server cancels.
+_RESUMABLE_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+# gRPC's texts for a connection that broke, with codes that have other meanings, too.
+_BROKEN_CODES = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
+_BROKEN = re.compile(r"RST_STREAM|stream removed|connection reset", re.IGNORECASE)
 _REASON_PREFIX = "ERROR_REASON_"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # For a status without a reason of the contract: from gRPC itself, a proxy or another server.
@@ -123,6 +131,23 @@ def overload_delay_s(failure: Any, *, default_s: float) -> float | None:
 def is_status_lost(failure: Any) -> bool:
     """Return whether gRPC lost the status that the server sent; see `_STATUS_LOST`."""
     return failure.code() is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST
+
+
+def is_resumable(error: EmbedGrpcError, *, begun: bool) -> bool:
+    """Return whether another call may go on with a stream that ended with an error.
+
+    Args:
+        error: The error.
+        begun: Whether a server has accepted the stream before. If not, a connection that fails is
+            more likely a wrong address than a restart.
+    """
+    if isinstance(error, ShuttingDownError):
+        return True
+    if not begun:
+        return False
+    if error.code in _RESUMABLE_CODES or isinstance(error, OverloadedError | RateLimitedError):
+        return True
+    return error.code in _BROKEN_CODES and _BROKEN.search(error.message) is not None
 
 
 def error_of_item(item: common_pb2.ItemError) -> EmbedGrpcError:
