@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.hash_backend import HashBackend
@@ -31,6 +32,14 @@ def upstream(cache_dir: Path) -> Iterator[Upstream]:
     """Serve `bert-cls` as a repository of `embedgrpc triton-repo` does."""
     with serving_upstream(cache_dir) as serving_model:
         yield serving_model
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain(cache_dir: Path) -> AsyncIterator[Service]:
+    """A server with its defaults for the tests of a module, which run on the module's loop."""
+    # A check of the model would time out between two tests, while the loop stands still.
+    async with serving(settings_for(cache_dir=cache_dir, health_interval_s=3600)) as service:
+        yield service
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,26 @@ FOLDERS = sorted(
     for path in FIXTURES.iterdir()
     if (path / "idf.json").exists()
     or ((path / "tokenizer.json").exists() and not (path / "adapter_config.json").exists())
+)
+# One of each kind, in the default run; tests marked `slow` have them all.
+FEW = (
+    "bert-mean",
+    "bert-prompt-left-out",
+    "classify-nli",
+    "classify-toxicity",
+    "cross-bert",
+    "cross-gemma-causal",
+    "cross-qwen2-causal",
+    "cross-qwen3-causal",
+    "cross-xlmr",
+    "modernbert-mean",
+    "qwen3-last",
+    "splade-bert",
+    "splade-idf",
+    "static-potion",
+    "task-by-prompt",
+    "xlmr-bge-m3",
+    "xlmr-metaspace",
 )
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
@@ -59,10 +79,30 @@ def target(cache_dir: Path) -> Iterator[str]:
         yield address
 
 
+def in_turn(*names: str) -> list[Any]:
+    """Return parameters: all names, those that are not in the default run marked `slow`."""
+    return [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in names]
+
+
 @pytest.fixture(scope="session")
 def fixture_target(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with several models from local folders."""
-    flags = [flag for name in FOLDERS for flag in ("--model", str(FIXTURES / name))]
+    """The address of a server with a model of each kind from local folders."""
+    with _serving_folders(FEW, cache_dir, tmp_path_factory) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def every_target(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with all models from local folders."""
+    with _serving_folders(FOLDERS, cache_dir, tmp_path_factory) as address:
+        yield address
+
+
+@contextmanager
+def _serving_folders(
+    names: Iterable[str], cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    flags = [flag for name in names for flag in ("--model", str(FIXTURES / name))]
     vocabulary = tmp_path_factory.mktemp("models") / "vocabulary"
     shutil.copytree(
         FIXTURES / "bert-mean", vocabulary, ignore=shutil.ignore_patterns("tokenizer.json")
@@ -84,9 +124,10 @@ def client(target: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def fixture_client(fixture_target: str) -> Iterator[Client]:
-    """A client of the server with several models."""
-    with Client(fixture_target) as client:
+def fixture_client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client of the server with models of `FEW`, or with all of them in a slow test."""
+    is_slow = request.node.get_closest_marker("slow") is not None
+    with Client(request.getfixturevalue("every_target" if is_slow else "fixture_target")) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.client import Client, InvalidRequestError
-from tests.service.conftest import FIXTURES, FOLDERS, running_server
+from tests.service.conftest import FEW, FIXTURES, FOLDERS, in_turn, running_server
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def test_one_text_has_one_vector_however_it_is_sent(client: Client) -> None:
         assert np.abs(vector - alone).max() <= 1e-6
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", in_turn(*DENSE))
 def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client, name: str) -> None:
     """Every way of asking that a folder's reference answers has is answered alike."""
     reference = expected(name)
@@ -127,7 +128,7 @@ def test_blanks_before_a_document_do_not_count(fixture_client: Client) -> None:
     assert max(scores) - min(scores) <= 1e-6
 
 
-@pytest.mark.parametrize("name", CROSS)
+@pytest.mark.parametrize("name", in_turn(*CROSS))
 def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
     """Logits, sigmoids and the default scale agree for every pair, over-long ones included."""
     reference = expected(name)
@@ -143,7 +144,7 @@ def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client,
         assert difference <= reference["tolerance"], entry
 
 
-@pytest.mark.parametrize("name", CLASSIFY)
+@pytest.mark.parametrize("name", in_turn(*CLASSIFY))
 def test_classifiers_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
     """Texts and pairs have the scores of the library's own pipeline, by every function."""
     reference = expected(name)
@@ -217,9 +218,9 @@ def weights_of(vector: Any) -> dict[str, float]:
     [
         ("xlmr-bge-m3", "sparse"),
         ("splade-bert", "default"),
-        ("splade-modernbert", "default"),
-        ("splade-gte", "default"),
-        ("splade-look-up", "default"),
+        pytest.param("splade-modernbert", "default", marks=pytest.mark.slow),
+        pytest.param("splade-gte", "default", marks=pytest.mark.slow),
+        pytest.param("splade-look-up", "default", marks=pytest.mark.slow),
         ("splade-idf", "default"),
     ],
 )
@@ -238,7 +239,7 @@ def test_sparse_vectors_are_those_of_the_reference(
         assert np.array_equal(vector.indices, np.sort(vector.indices))
 
 
-@pytest.mark.parametrize("name", ["splade-look-up", "splade-idf"])
+@pytest.mark.parametrize("name", in_turn("splade-look-up", "splade-idf"))
 def test_looked_up_weights_are_those_of_the_reference(fixture_client: Client, name: str) -> None:
     """With a prompt, cut to the heaviest, alone and in a stream: as the reference does."""
     reference = expected(name)
@@ -355,21 +356,24 @@ def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_
         assert score("tower", "other") == score("tower", "plain") != score("tower", "prompted")
 
 
-def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param(FOLDERS, marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_models_are_listed_as_they_are(fixture_client: Client, names: Sequence[str]) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted([*FOLDERS, "vocabulary", "shortened"])
-    for name in DENSE:
+    assert list(models) == sorted([*names, "vocabulary", "shortened"])
+    for name in set(DENSE).intersection(names):
         settings = expected(name).get("settings")
         if settings is None:
             continue
         assert models[name].dimensions == settings["dimension"]
         assert models[name].max_tokens == settings["max_seq_length"]
         assert models[name].normalized == settings["normalize"]
-    for name in CROSS:
+    for name in set(CROSS).intersection(names):
         assert models[name].dimensions == 0
         assert models[name].rerank_method == "cross_encoder"
-    for name in CLASSIFY:
+    for name in set(CLASSIFY).intersection(names):
         assert models[name].tasks == ("classify",)
         assert list(models[name].labels) == expected(name)["settings"]["labels"]
         assert models[name].score_function == expected(name)["settings"]["score_function"]

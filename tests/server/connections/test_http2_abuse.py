@@ -19,8 +19,10 @@ from tests.server.connections.raw_http2 import (
 )
 from tests.server.hash_backend import HashBackend
 from tests.server.server_process import started
-from tests.server.service import PATIENCE_S
+from tests.server.service import PATIENCE_S, Service
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
+
+in_module = pytest.mark.asyncio(loop_scope="module")
 
 EMBED = b"/embedgrpc.v1.EmbeddingService/Embed"
 REQUEST = pb.EmbedRequest(texts=["a text"]).SerializeToString()
@@ -42,14 +44,14 @@ async def _serves(connection: RawConnection) -> bool:
     return answer.status == OK
 
 
-async def test_a_plain_call(serve: Serve) -> None:
+@in_module
+async def test_a_plain_call(plain: Service) -> None:
     """The good call of this file is served."""
-    service = await serve()
-    async with _patience(), raw_connection(service.address) as connection:
+    async with _patience(), raw_connection(plain.address) as connection:
         answer = await connection.call(headers(EMBED), frame(REQUEST))
         assert answer.status == OK
         response = pb.EmbedResponse.FromString(answer.body[5:])
-        assert response == await service.client.embed("a text")
+        assert response == await plain.client.embed("a text")
 
 
 @pytest.mark.parametrize(
@@ -104,11 +106,11 @@ SERVED = {
 }  # fmt: skip
 
 
+@in_module
 @pytest.mark.parametrize("name", PARTS)
-async def test_a_malformed_body(serve: Serve, name: str) -> None:
+async def test_a_malformed_body(plain: Service, name: str) -> None:
     """The connection and the server go on after any body."""
-    service = await serve()
-    async with _patience(), raw_connection(service.address) as connection:
+    async with _patience(), raw_connection(plain.address) as connection:
         # This one stays open meanwhile.
         await connection.send(headers(EMBED), *PARTS[name], end=False)
         stream, answer = await connection.send(headers(EMBED), *PARTS[name])
@@ -120,39 +122,40 @@ async def test_a_malformed_body(serve: Serve, name: str) -> None:
             await answer.ended.wait()
             assert (answer.status == OK) == (name in SERVED)
         assert await _serves(connection)
-    await service.check_alive()
+    await plain.check_alive()
 
 
+@in_module
 @pytest.mark.parametrize("size", [7_000, 12_000])
-async def test_headers_within_the_limit_always_pass(serve: Serve, size: int) -> None:
+async def test_headers_within_the_limit_always_pass(plain: Service, size: int) -> None:
     """Large tokens, as a mesh adds them, are accepted every time."""
-    service = await serve()
     padding = (b"x-padding", b"p" * size)
     async with _patience():
         for wait_for_settings in (True, False):
-            async with raw_connection(service.address) as connection:
+            async with raw_connection(plain.address) as connection:
                 if wait_for_settings:
                     await connection.ping()
                 for _ in range(8):
                     answer = await connection.call(headers(EMBED, padding), frame(REQUEST))
                     assert answer.status == OK
-    await service.check_alive()
+    await plain.check_alive()
 
 
+@in_module
 @pytest.mark.parametrize("size", [17_000, 40_000])
-async def test_headers_over_the_limit_never_pass(serve: Serve, size: int) -> None:
+async def test_headers_over_the_limit_never_pass(plain: Service, size: int) -> None:
     """Larger headers are refused every time; the server goes on."""
-    service = await serve()
     padding = (b"x-padding", b"p" * size)
-    async with _patience(), raw_connection(service.address) as connection:
+    async with _patience(), raw_connection(plain.address) as connection:
         assert await _serves(connection)
         for _ in range(4):
             answer = await connection.call(headers(EMBED, padding), frame(REQUEST))
             assert answer.status != OK
         assert await _serves(connection) or connection.closed.is_set()
-    await service.check_alive()
+    await plain.check_alive()
 
 
+@in_module
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [
@@ -167,14 +170,13 @@ async def test_headers_over_the_limit_never_pass(serve: Serve, size: int) -> Non
         (b"x-many", b"", OK),
     ],
 )
-async def test_odd_headers(serve: Serve, name: bytes, value: bytes, status: int) -> None:
+async def test_odd_headers(plain: Service, name: bytes, value: bytes, status: int) -> None:
     """A malformed header at most fails its own call; the connection stays."""
-    service = await serve()
-    async with _patience(), raw_connection(service.address) as connection:
+    async with _patience(), raw_connection(plain.address) as connection:
         answer = await connection.call(headers(EMBED, (name, value)), frame(REQUEST))
         assert answer.status == status
         assert await _serves(connection)
-    await service.check_alive()
+    await plain.check_alive()
 
 
 @pytest.mark.parametrize("size", [17_000, pytest.param(200_000, marks=pytest.mark.long)])
@@ -227,6 +229,7 @@ async def test_more_calls_than_a_connection_may_have(serve: Serve) -> None:
         await service.check_alive()
 
 
+@in_module
 @pytest.mark.parametrize(
     "opening",
     [
@@ -237,24 +240,23 @@ async def test_more_calls_than_a_connection_may_have(serve: Serve) -> None:
         pytest.param(PREFACE + b"\x00\x40\x00\x09\x00\x00\x00\x00\x01", id="CONTINUATION first"),
     ],
 )
-async def test_another_protocol(serve: Serve, opening: bytes) -> None:
+async def test_another_protocol(plain: Service, opening: bytes) -> None:
     """A client that does not speak HTTP/2 is disconnected."""
-    service = await serve()
-    async with _patience(), raw_socket(service.address) as (reader, writer):
+    async with _patience(), raw_socket(plain.address) as (reader, writer):
         writer.write(opening)
         try:
             while await reader.read(65_536):
                 pass
         except ConnectionError:
             pass  # a reset is fine, too
-    await service.check_alive()
+    await plain.check_alive()
 
 
-async def test_half_a_preface(serve: Serve) -> None:
+@in_module
+async def test_half_a_preface(plain: Service) -> None:
     """A connection with an unfinished preface does not block others."""
-    service = await serve()
-    async with _patience(), raw_socket(service.address) as (_, half):
+    async with _patience(), raw_socket(plain.address) as (_, half):
         half.write(PREFACE[:10])
-        async with raw_socket(service.address), raw_socket(service.address):
-            await service.check_alive()
-    await service.check_alive()
+        async with raw_socket(plain.address), raw_socket(plain.address):
+            await plain.check_alive()
+    await plain.check_alive()

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from embedgrpc.server.http import acceptor, pace
+from embedgrpc.server.connections import keeper
+from embedgrpc.server.http import acceptor, listener, pace
 from embedgrpc.server.http.acceptor import Acceptor
 from embedgrpc.server.http.connection import ConnectionServer
 from embedgrpc.server.http.pace import Pace, cost_s
@@ -169,8 +170,13 @@ async def _open_until_refused(service: Service, source: str, most: int) -> int:
     return served
 
 
-async def test_an_address_cannot_churn_through_connections(serve: Serve, clock: Clock) -> None:
+async def test_an_address_cannot_churn_through_connections(
+    serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When all connections are taken, who has its share opens few more; others get in."""
+    # On a slow machine idle connections would be closed meanwhile, and make room.
+    monkeypatch.setattr(keeper, "_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(listener, "_REAP_INTERVAL_S", 3600.0)
     service = await serve(http_address="127.0.0.1:0", max_connections=40)
     pace_of(service)._clock = clock
     served = await _open_until_refused(service, HERE, 200)

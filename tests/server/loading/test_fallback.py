@@ -135,6 +135,7 @@ async def test_the_refusal_ends_the_command(
     assert "has the fingerprint" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 async def test_a_killed_tritonserver_is_not_missed(
     triton_environment: Environment,

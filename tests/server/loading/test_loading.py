@@ -75,7 +75,25 @@ HARMS: dict[str, Harm] = {
 }
 
 
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+# One of each file in the default run.
+FEW = {
+    "no folder",
+    "config.json is empty",
+    "modules.json points outside",
+    "the tokenizer is missing",
+    "tokenizer.json is cut",
+    "the graph is garbage",
+    "the weights are cut",
+}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(harm, id=name, marks=[] if name in FEW else [pytest.mark.slow])
+        for name, harm in HARMS.items()
+    ],
+)
 async def test_a_broken_model_fails_alone(
     harm: Harm, tmp_path: Path, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

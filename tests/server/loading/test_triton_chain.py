@@ -68,9 +68,9 @@ def _arrays(answer: Embeddings | StreamResult) -> list[NDArray[Any]]:
     ("name", "representations"),
     [
         ("bert-mean", ["dense"]),
-        ("minilm", ["dense"]),
-        ("gemma-dense", ["dense"]),
-        ("splade-bert", ["sparse"]),
+        pytest.param("minilm", ["dense"], marks=pytest.mark.slow),
+        pytest.param("gemma-dense", ["dense"], marks=pytest.mark.slow),
+        pytest.param("splade-bert", ["sparse"], marks=pytest.mark.slow),
         ("xlmr-bge-m3", ["dense", "sparse", "multi_vector"]),
     ],
 )
@@ -99,7 +99,9 @@ async def test_embeddings_are_the_same(
         assert_same_answers(far_stream, near_stream)
 
 
-@pytest.mark.parametrize("name", ["cross-bert", "xlmr-bge-m3", "minilm"])
+@pytest.mark.parametrize(
+    "name", ["cross-bert", "xlmr-bge-m3", pytest.param("minilm", marks=pytest.mark.slow)]
+)
 async def test_rankings_are_the_same(name: str, triton_server: TritonServer, serve: Serve) -> None:
     """By a cross-encoder, by three representations together, by cosine."""
     service = await serve(*near_and_far(triton_server, name))
@@ -142,6 +144,7 @@ async def test_a_killed_server_comes_back(own_server: TritonServer, serve: Serve
     assert (await service.client.embed(*TEXTS)).embeddings == before.embeddings
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_is_seen(own_server: TritonServer, serve: Serve) -> None:
     """Stopped by a signal, which leaves its connections open, it is given up until it runs on."""
     service, model = await serve_far(serve, own_server)
@@ -155,6 +158,7 @@ async def test_a_server_that_hangs_is_seen(own_server: TritonServer, serve: Serv
     await service.client.embed(*TEXTS)
 
 
+@pytest.mark.slow
 async def test_an_unloaded_model_is_seen(own_server: TritonServer, serve: Serve) -> None:
     """A model that the server unloads is NOT_SERVING until it is loaded again."""
     service, model = await serve_far(serve, own_server)

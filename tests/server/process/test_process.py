@@ -58,7 +58,9 @@ async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    ids=["TERM", "INT"],
 )
 async def test_a_second_signal_ends_it_at_once(
     cache_dir: Path, number: signal.Signals, code: int
@@ -76,7 +78,11 @@ async def test_a_second_signal_ends_it_at_once(
             assert await server.ended() == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT],
+    ids=["TERM", "INT"],
+)
 async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> None:
     """Without calls in flight, either signal ends the server cleanly, even with health watches."""
     async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
@@ -104,10 +110,13 @@ async def test_a_signal_before_it_is_ready(tmp_path: Path) -> None:
     "arguments",
     [
         ("--max-inputs", "0"),
-        ("--max-inputs", "many"),
-        ("--max-stream-batch-inputs", "8", "--max-stream-in-flight-inputs", "4"),
+        pytest.param(("--max-inputs", "many"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--max-stream-batch-inputs", "8", "--max-stream-in-flight-inputs", "4"),
+            marks=pytest.mark.slow,
+        ),
         ("--config", "/nowhere/embedgrpc.toml"),
-        ("--model", "same=./a", "--model", "same=./b"),
+        pytest.param(("--model", "same=./a", "--model", "same=./b"), marks=pytest.mark.slow),
     ],
 )
 async def test_invalid_settings(cache_dir: Path, arguments: tuple[str, ...]) -> None:
@@ -132,38 +141,40 @@ async def test_an_address_in_use(cache_dir: Path) -> None:
 
 
 async def test_a_unix_socket(cache_dir: Path, tmp_path: Path) -> None:
-    """The server listens on a socket file, and removes it when it stops."""
+    """The server listens on a socket file, and no second server takes it from a running one.
+
+    The file of a killed server does not block the next one, which removes it when it stops.
+    """
     path = tmp_path / "s"
-    async with started(cache_dir=cache_dir, address=f"unix:{path}") as server:
-        assert (await server.until("serving"))["address"] == f"unix:{path}"
+    address = f"unix:{path}"
+    client = Client(address)
+    async with client.channel, started(cache_dir=cache_dir, address=address) as first:
+        assert (await first.until("serving"))["address"] == address
         assert path.is_socket()
-        client = Client(f"unix:{path}")
-        async with client.channel:
-            await client.embed("a text")
+        async with started(cache_dir=cache_dir, address=address) as second:
+            assert await second.ended() == 1
+            (problem,) = second.problems
+            assert "another server" in problem
+        await client.embed("the first still serves")
+        first.signal(signal.SIGKILL)
+        await first.ended()
+    assert path.is_socket()
+    client = Client(address)
+    async with client.channel, started(cache_dir=cache_dir, address=address) as server:
+        await server.until("serving")
+        await client.embed("a text")
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0
     assert not path.exists()
 
 
-async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
-    """A second server does not take the socket from a running one."""
-    path = tmp_path / "s"
-    async with started(cache_dir=cache_dir, address=f"unix:{path}") as first:
-        await first.until("serving")
-        async with started(cache_dir=cache_dir, address=f"unix:{path}") as second:
-            assert await second.ended() == 1
-            (problem,) = second.problems
-            assert "another server" in problem
-        client = Client(f"unix:{path}")
-        async with client.channel:
-            await client.embed("the first still serves")
-
-
 @pytest.mark.parametrize(
     ("address", "cause"),
     [
-        ("127.0.0.1:70000", "the port must not be above 65535"),
-        ("no-such-host.invalid:0", "host 'no-such-host.invalid'"),
+        pytest.param("127.0.0.1:70000", "the port must not be above 65535", marks=pytest.mark.slow),
+        pytest.param(
+            "no-such-host.invalid:0", "host 'no-such-host.invalid'", marks=pytest.mark.slow
+        ),
         ("unix:/nowhere/at/all/s", "there is no such folder"),
     ],
 )
@@ -184,21 +195,6 @@ async def test_a_wrong_variable_of_telemetry(
         assert await server.ended() == 2
         (problem,) = server.problems
         assert "OTEL_TRACES_EXPORTER" in problem
-
-
-async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Path) -> None:
-    """The socket file of a killed server does not block the next one."""
-    path = tmp_path / "s"
-    async with started(cache_dir=cache_dir, address=f"unix:{path}") as killed:
-        await killed.until("listening")
-        killed.signal(signal.SIGKILL)
-        await killed.ended()
-    assert path.is_socket()
-    async with started(cache_dir=cache_dir, address=f"unix:{path}") as server:
-        await server.until("serving")
-        client = Client(f"unix:{path}")
-        async with client.channel:
-            await client.embed("a text")
 
 
 async def test_a_model_that_cannot_be_loaded_leaves_the_others(
@@ -244,10 +240,10 @@ def _check_problems(server: Process, *models_in_order: str) -> None:
     [
         (None, (), True),
         (None, ("--trusted-network",), False),
-        ("", ("--trusted-network",), False),
-        ("multiping", ("--trusted-network",), False),
+        pytest.param("", ("--trusted-network",), False, marks=pytest.mark.slow),
+        pytest.param("multiping", ("--trusted-network",), False, marks=pytest.mark.slow),
         ("event_engine_listener", ("--trusted-network",), True),
-        ("-event_engine_listener", (), False),
+        pytest.param("-event_engine_listener", (), False, marks=pytest.mark.slow),
     ],
 )
 async def test_threads_that_read_connections(

@@ -136,6 +136,7 @@ async def test_a_model_that_is_slow_at_first_is_tried_again(cache_dir: Path) -> 
         await service.client.embed("a text")
 
 
+@pytest.mark.slow
 async def test_a_model_that_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> None:
     """Once the Hub answers that there is no such model, the server stops retrying."""
     hub.status = 503
@@ -167,7 +168,7 @@ async def _refusal(server: Process) -> tuple[int, list[str]]:
     ("models", "code", "names"),
     [
         ((*HERE, *FROM_HUB), 1, ["far"]),
-        ((*HERE, "--model", "broken=./nowhere"), 2, ["broken"]),
+        pytest.param((*HERE, "--model", "broken=./nowhere"), 2, ["broken"], marks=pytest.mark.slow),
     ],
     ids=["passing", "lasting"],
 )

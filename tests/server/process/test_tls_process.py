@@ -13,7 +13,11 @@ from tests.server.server_process import started
 from tests.server.tls_caller import TlsCaller
 
 
-@pytest.mark.parametrize("more", [(), ("--trusted-network",)], ids=["default", "trusted"])
+@pytest.mark.parametrize(
+    "more",
+    [(), pytest.param(("--trusted-network",), marks=pytest.mark.slow)],
+    ids=["default", "trusted"],
+)
 async def test_both_ports_of_a_process(
     tmp_path: Path, cache_dir: Path, more: tuple[str, ...]
 ) -> None:
