@@ -51,12 +51,23 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
             ["bursts", "--rounds", "1", "--long", "4", "--short", "8", "--quiet-s", "0.1"],
             ["| 4 times 1 text a call: about 150 words | 4 | 0 |", "| 8 times 1 text a call"],
         ),
+        (["bulk", "--rows", "200", "--rounds", "1"], ["| bulk | ", "| bulk / bare stream | "]),
         (
             ["calls_cost", "--rounds", "2"],
             ["| tiny | authentication,", "| MiniLM | authentication,"],
         ),
     ],
-    ids=["throughput", "latency", "startup", "load", "overload", "doors", "bursts", "calls_cost"],
+    ids=[
+        "throughput",
+        "latency",
+        "startup",
+        "load",
+        "overload",
+        "doors",
+        "bursts",
+        "bulk",
+        "calls_cost",
+    ],
 )
 def test_a_benchmark_prints_its_table(
     arguments: list[str], rows: list[str], tmp_path: Path

@@ -78,6 +78,7 @@ class Script:
     messages: list[Any] = field(default_factory=list)
     answered_count: int = 0
     stream_ended: threading.Event = field(default_factory=threading.Event)
+    serving: tuple[str, ...] = ("embedgrpc.v1.EmbeddingService",)  # beside ""
     watch_status: str = "SERVING"
     watched: list[str] = field(default_factory=list)
     on_call: Callable[[Any], object] = id  # called at each unary call
@@ -351,7 +352,9 @@ class Servicer(
     ) -> health_pb2.HealthCheckResponse:
         """Return SERVING for "", NOT_SERVING for "stopping"."""
         await self._begin(request, context)
-        status = {"": "SERVING", "stopping": "NOT_SERVING"}.get(request.service)
+        statuses = {"": "SERVING", "stopping": "NOT_SERVING"}
+        statuses |= dict.fromkeys(self.script.serving, "SERVING")
+        status = statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=status)

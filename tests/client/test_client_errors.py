@@ -32,6 +32,7 @@ def test_there_is_a_class_for_each_reason_of_the_contract() -> None:
         errors.BadResponseError,
         errors.MessageTooLargeError,
         errors.ModelChangedError,
+        errors.EncodeError,
     }
     assert leaves - set(errors.ERRORS_BY_REASON.values()) == without_reason
     for error in leaves:

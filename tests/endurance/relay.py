@@ -33,7 +33,11 @@ class Relay:
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         host, _, port = self._target.rpartition(":")
-        server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        try:
+            server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.transport.abort()  # the server is away: as if it had refused
+            return
         self._writers += [writer, server_writer]
         await asyncio.gather(
             _pass_on(reader, server_writer),

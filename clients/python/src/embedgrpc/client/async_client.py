@@ -7,18 +7,18 @@ from typing import Any, Literal, TypeVar, overload
 import grpc
 from typing_extensions import Self, Unpack
 
+from embedgrpc.client.async_client_encode import AsyncEncodeMethods
 from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import AsyncClassifyStreamInputs, ClassifyState
-from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import AsyncStreamInputs, EmbedState
 from embedgrpc.client.enums import ResultOrder, Task
-from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.errors import EmbedGrpcError, MessageTooLargeError
 from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOptions, TokenizeOptions
@@ -48,7 +48,7 @@ from embedgrpc.client.unary_calls import (
 ResultT = TypeVar("ResultT")
 
 
-class AsyncClient(ClientApi):
+class AsyncClient(AsyncEncodeMethods):
     """A client for one event loop, that of its first call.
 
     It connects at its first call: until then you may pickle it, or fork the process.
@@ -282,7 +282,10 @@ class AsyncClient(ClientApi):
         self._check_loop()
         attempts = self._new_attempts(self._deadline_s(timeout_s))
         while call.request is not None:
-            self._request_limit.check(call.request, call.texts)
+            try:
+                self._request_limit.check(call.request, call.texts)
+            except MessageTooLargeError as error:
+                raise call.explained(error) from None
             slot = await self._acquire_slot(attempts)
             try:
                 metadata = (*self._metadata, *await self._call_credentials.wait_for_metadata())
@@ -294,7 +297,7 @@ class AsyncClient(ClientApi):
                     failure = self._error_of(error, call.request, call.texts)
                     smaller = call.smaller(failure)
                     if smaller is None:
-                        raise failure from error
+                        raise call.explained(failure) from error
                     call, delay_s = smaller, 0
             except grpc.aio.UsageError:
                 self._check_open()  # gRPC raises UsageError when the channel is closed

@@ -1,6 +1,7 @@
 """The channel of a client and its stubs."""
 
 import functools
+import inspect
 import json
 import logging
 import threading
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from typing_extensions import Self
+from typing_extensions import Never, Self
 
 from embedgrpc.client.attempts import Attempts, RetryBudget
 from embedgrpc.client.call_credentials import CallCredentials, Token
@@ -29,6 +30,8 @@ from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError, MessageTo
 from embedgrpc.client.proxies import is_here, proxy_options
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
+from embedgrpc.client.suggestions import unknown_argument_error
+from embedgrpc.client.targets import valid_target
 from embedgrpc.client.tls_files import TlsFiles
 from embedgrpc.v1 import (
     admin_service_pb2_grpc,
@@ -134,7 +137,7 @@ class ChannelOwner(ABC):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: Metadata = (),
+        metadata: Metadata | Mapping[str, str | bytes] = (),
         health_check: bool = False,
         max_request_bytes: int = DEFAULT_REQUEST_BYTES,
         max_concurrent_calls: int = DEFAULT_CONCURRENT_CALLS,
@@ -146,6 +149,7 @@ class ChannelOwner(ABC):
         api_key: str = "",
         token: Token = "",
         allow_plaintext_credentials: bool = False,
+        **unknown: Never,
     ) -> None:
         """Check the settings; connect later.
 
@@ -155,7 +159,7 @@ class ChannelOwner(ABC):
                 stream, in seconds. A call may set its own.
             credentials: Credentials for TLS, in place of the files below. A client with
                 credentials cannot be pickled.
-            metadata: Metadata to send with every call.
+            metadata: Metadata to send with every call: pairs, or a dict.
             health_check: Whether to spread calls over all addresses of the target that report
                 SERVING. Otherwise the first address that connects gets all calls.
             max_request_bytes: The size limit of a request; set it to the server's
@@ -179,15 +183,17 @@ class ChannelOwner(ABC):
                 A pickle holds the key or token, too.
             allow_plaintext_credentials: Whether to send a key or token without TLS to another
                 machine, where everybody on the way can read it.
+            unknown: Nothing; any other argument is an error.
 
         Raises:
-            ValueError: The target is empty, the timeout is not positive and finite, a limit is out
-                of range, settings of TLS do not fit together, or a key or token would be sent in
-                plain text.
+            TypeError: There is no such setting, or one has the wrong type.
+            ValueError: The target is no address, the timeout is not positive and finite, a limit is
+                out of range, settings of TLS do not fit together, or a key or token would be sent
+                in plain text.
         """
-        if not target:
-            raise ValueError("target is empty; give HOST:PORT or unix:PATH")
-        self._target = target
+        if unknown:
+            raise unknown_argument_error("the client", unknown, _SETTINGS)
+        self._target = valid_target(target)
         self._timeout_s = valid_timeout(timeout_s)
         self._credentials = credentials
         self._tls_settings: dict[str, Any] = {
@@ -215,7 +221,7 @@ class ChannelOwner(ABC):
                 f"the key or token would be sent to {target} in plain text: set tls or ca_file, or"
                 " allow_plaintext_credentials"
             )
-        self._metadata = tuple(metadata)
+        self._metadata = _pairs(metadata)
         self._health_check = health_check
         self._max_request_bytes = max_request_bytes
         self._request_limit = RequestLimit(max_request_bytes)
@@ -228,6 +234,7 @@ class ChannelOwner(ABC):
         # Tasks that close them, of an `AsyncClient`.
         self._discarding: set[Any] = set()
         self._closed = False
+        self._similarities: dict[str, str] = {}  # functions of models, by the name in calls
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = functools.partial(
@@ -354,6 +361,12 @@ class ChannelOwner(ABC):
         return error
 
 
+def _pairs(metadata: Metadata | Mapping[str, str | bytes]) -> Metadata:
+    if isinstance(metadata, str):
+        raise TypeError("metadata is one str; give pairs, or a dict")
+    return tuple(metadata.items() if isinstance(metadata, Mapping) else metadata)
+
+
 def service_config(*, health_check: bool) -> str:
     """Return gRPC's service config: `service_config.json` of this package.
 
@@ -371,8 +384,15 @@ def valid_timeout(timeout_s: float) -> float:
     """Return a timeout in seconds.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is not a positive, finite number.
     """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s is {timeout_s!r}; give seconds: every call has a deadline")
     if not 0 < timeout_s < float("inf"):
         raise ValueError(f"timeout_s is {timeout_s}; it must be a positive, finite number")
     return timeout_s
+
+
+# What a caller may have meant by an unknown setting.
+_SETTINGS: Final = tuple(inspect.signature(ChannelOwner.__init__).parameters)[1:-1]

@@ -8,8 +8,8 @@ from embedgrpc.client.enums import Representation
 from embedgrpc.client.suggestions import quote, suggest
 
 # Here, not with what reads and writes them: that loads numpy.
-INPUT_FORMATS: Final = ("parquet", "arrow", "jsonl", "csv", "lines")
-OUTPUT_FORMATS: Final = ("parquet", "arrow", "jsonl", "npy")
+INPUT_FORMATS: Final = ("parquet", "arrow", "jsonl", "csv", "lines", "openai-batch")
+OUTPUT_FORMATS: Final = ("parquet", "arrow", "jsonl", "npy", "openai-batch")
 _UNIT_ROWS: Final = 8192
 _PATIENCE_S: Final = 300.0
 

@@ -12,12 +12,12 @@ from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
-from embedgrpc.client.client_api import ClientApi
+from embedgrpc.client.client_encode import EncodeMethods
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
-from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.errors import EmbedGrpcError, MessageTooLargeError
 from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOptions, TokenizeOptions
@@ -48,7 +48,7 @@ from embedgrpc.client.unary_calls import (
 ResultT = TypeVar("ResultT")
 
 
-class Client(ClientApi):
+class Client(EncodeMethods):
     """A client that threads may share.
 
     It connects at its first call: until then you may pickle it, or fork the process.
@@ -277,7 +277,10 @@ class Client(ClientApi):
     def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         attempts = self._new_attempts(self._deadline_s(timeout_s))
         while call.request is not None:
-            self._request_limit.check(call.request, call.texts)
+            try:
+                self._request_limit.check(call.request, call.texts)
+            except MessageTooLargeError as error:
+                raise call.explained(error) from None
             slot = self._acquire_slot(attempts)
             try:
                 metadata = self._call_metadata()
@@ -289,7 +292,7 @@ class Client(ClientApi):
                     failure = self._error_of(error, call.request, call.texts)
                     smaller = call.smaller(failure)
                     if smaller is None:
-                        raise failure from error
+                        raise call.explained(failure) from error
                     call, delay_s = smaller, 0
             except ValueError:
                 self._check_open()  # gRPC raises ValueError when the channel is closed

@@ -12,6 +12,7 @@ from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.classify_state import ClassifyStreamInputs
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_RECONNECT_S
 from embedgrpc.client.embed_state import StreamInputs
+from embedgrpc.client.encode_api import EncodeApi
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
@@ -25,7 +26,7 @@ from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 
 
-class ClientApi(ChannelOwner, ABC):
+class ClientApi(ChannelOwner, EncodeApi, ABC):
     """The methods of `Client`; those of `AsyncClient` are the same, to be awaited."""
 
     @abstractmethod

@@ -20,14 +20,18 @@
       BadResponseError         INTERNAL             ""  the response breaks the contract
       MessageTooLargeError     RESOURCE_EXHAUSTED   ""  a message is too large; do not retry
       ModelChangedError        FAILED_PRECONDITION  ""  a stream goes on with another model
+      EncodeError              that of the first error: texts of `encode` failed
 
 The second column is `code`. The third is `reason`, a value of `ErrorReason`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 
 class FieldViolation(NamedTuple):
@@ -227,6 +231,46 @@ class ModelChangedError(EmbedGrpcError):
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class EncodeError(EmbedGrpcError):
+    """Texts of an `encode` failed, or its stream ended after the first vectors.
+
+    Code and reason are those of the first text that failed, or of the end of the stream.
+
+    Attributes:
+        errors: The error of each text that failed, by position.
+        vectors: What `encode` would have returned. The rows of texts without a vector are NaN, or 0
+            for "int8" and "ubinary".
+        is_encoded: bool [texts]; whether each text has a vector.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errors: Mapping[int, EmbedGrpcError],
+        vectors: NDArray[Any],
+        is_encoded: NDArray[np.bool_],
+        code: grpc.StatusCode,
+        reason: str,
+        retry_delay_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, retry_delay_s=retry_delay_s)
+        self.errors = errors
+        self.vectors = vectors
+        self.is_encoded = is_encoded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments: dict[str, Any] = {
+            "errors": self.errors,
+            "vectors": self.vectors,
+            "is_encoded": self.is_encoded,
+            "code": self.code,
+            "reason": self.reason,
+            "retry_delay_s": self.retry_delay_s,
+        }
+        return functools.partial(type(self), self.message, **arguments), ()
 
 
 ERRORS_BY_REASON: Final[Mapping[str, type[EmbedGrpcError]]] = {

@@ -26,6 +26,8 @@ from embedgrpc.v1 import (
 )
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
+# What methods take beside their options; for suggestions.
+_ARGUMENTS: Final = ("model", "timeout_s")
 _PROMPT: Final = ("input_type", "prompt_name", "prompt_text")
 
 
@@ -294,4 +296,4 @@ def _require_known(options: Iterable[str], kind: type) -> None:
     known = kind.__annotations__
     for name in options:
         if name not in known:
-            raise TypeError(f"no option {quote(name)}{suggest(name, known)}")
+            raise TypeError(f"no option {quote(name)}{suggest(name, (*known, *_ARGUMENTS))}")

@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 _SHOWN_CHARACTERS_MAX: Final = 64
@@ -20,6 +20,18 @@ def quote(value: str) -> str:
         value if len(value) <= _SHOWN_CHARACTERS_MAX else f"{value[: _SHOWN_CHARACTERS_MAX - 3]}..."
     )
     return repr(cut)
+
+
+def unknown_argument_error(where: str, unknown: Iterable[str], known: Collection[str]) -> TypeError:
+    """Return the error for a keyword argument that nothing takes.
+
+    Args:
+        where: What was called.
+        unknown: The arguments.
+        known: Those that it takes.
+    """
+    name = next(iter(unknown))
+    return TypeError(f"{where} has no argument {quote(name)}{suggest(name, known)}")
 
 
 class SuggestingParser(argparse.ArgumentParser):

@@ -14,7 +14,12 @@ from embedgrpc.client.classifications import Classifications, decode_classificat
 from embedgrpc.client.decoding import decode_embeddings, decode_partial, decode_ranking
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import Task, enum_value
-from embedgrpc.client.errors import BadResponseError, EmbedGrpcError, InputTooLongError
+from embedgrpc.client.errors import (
+    BadResponseError,
+    EmbedGrpcError,
+    InputTooLongError,
+    MessageTooLargeError,
+)
 from embedgrpc.client.inputs import ClassifyInputs, valid_inputs, valid_text, valid_texts
 from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
@@ -50,6 +55,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 ResultT = TypeVar("ResultT")
 
 _PAGES_MAX: Final = 1000
+_EMBED_STREAM: Final = "encode or embed_stream"
 
 
 class HealthStatus(str, enum.Enum):
@@ -75,6 +81,7 @@ class UnaryCall(Generic[ResultT]):
         texts: Every part of the request of unlimited length, by the name of its argument.
         build: Makes the call anew, without the inputs that are too long by now; None where inputs
             cannot fail alone.
+        stream: The methods that take any number of inputs; "" where there are none.
     """
 
     method: Callable[[Stubs], Any]
@@ -82,6 +89,15 @@ class UnaryCall(Generic[ResultT]):
     decode: Callable[[Any], ResultT]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     build: "Callable[[], UnaryCall[ResultT]] | None" = None
+    stream: str = ""
+
+    def explained(self, error: EmbedGrpcError) -> EmbedGrpcError:
+        """Return the error of this call; tell what takes more inputs where it has too many."""
+        too_many = error.label == "TOO_MANY_INPUTS" or isinstance(error, MessageTooLargeError)
+        if self.stream and too_many:
+            error.message += f": use {self.stream} for any number of inputs"
+            error.args = (error.message,)
+        return error
 
     def smaller(self, error: EmbedGrpcError) -> "UnaryCall[ResultT] | None":
         """Return the call without the inputs that are too long; None if that changes nothing.
@@ -112,6 +128,7 @@ def embed_call(
         _embed_request(valid, model, allow_partial=False, **options),
         functools.partial(decode_embeddings, text_count=len(valid)),
         {"texts": valid, "model": model} | option_texts(options),
+        stream=_EMBED_STREAM,
     )
 
 
@@ -137,6 +154,7 @@ def partial_embed_call(
         lambda response: decode_partial(response or pb.EmbedResponse(), sent, unsent),
         {"texts": sent_texts, "model": model} | option_texts(options),
         lambda: partial_embed_call(valid, model, limit, **options),
+        _EMBED_STREAM,
     )
 
 
@@ -184,6 +202,7 @@ def rerank_call(
         )
         if allow_partial
         else None,
+        "rank or rerank_stream",
     )
 
 
@@ -231,6 +250,7 @@ def classify_call(
         )
         if allow_partial
         else None,
+        "classify_stream",
     )
 
 

@@ -1,35 +1,23 @@
-"""Streams one after the other until each row has a result: broken ones are followed by new ones."""
+"""Streams one after the other until each row has a result: broken ones are followed by new ones.
+
+A stream of the client would go on by itself, too. Here each call is a stream of its own: the run
+checks the model of each, tells the user of each wait, and sends rows again that failed for now.
+"""
 
 import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import grpc
-
 from embedgrpc.client.bulk.feed import Feed
-from embedgrpc.client.errors import (
-    BadResponseError,
-    EmbedGrpcError,
-    MessageTooLargeError,
-    UnauthenticatedError,
-)
+from embedgrpc.client.errors import DeadlineExpiredError, EmbedGrpcError, UnauthenticatedError
 from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.status_errors import is_resumable
 from embedgrpc.client.stream import EmbedStream
 
 _FIRST_DELAY_S: Final = 0.1
 _DELAY_S_MAX: Final = 10.0
 _ROW_ATTEMPTS: Final = 4
-# A server that stops, restarts, is full, or whose connection breaks. The last two are what gRPC
-# itself reports when a proxy ends a stream: the server's own have a reason.
-_TRANSIENT: Final = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.ABORTED,
-}
-_TRANSIENT_WITHOUT_REASON: Final = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
 
 
 class Delivery:
@@ -106,7 +94,7 @@ class Delivery:
         for result in stream:
             self._last_result_at = time.monotonic()
             self._failures = 0
-            if result.error is not None and _is_transient(result.error):
+            if result.error is not None and is_resumable(result.error, begun=True):
                 attempts = self._attempts[result.id] = self._attempts.get(result.id, 1) + 1
                 if attempts <= _ROW_ATTEMPTS:
                     self._feed.send_again(result.id)
@@ -119,8 +107,10 @@ class Delivery:
         """Wait before the next stream; raise the error where another would not help."""
         # A stream that worked ends like this when its credentials expire: the next has new ones.
         expired = was_ready and isinstance(error, UnauthenticatedError) and not self._failures
+        # A connection that was cut without a word: nothing comes any more.
+        is_silent = isinstance(error, DeadlineExpiredError)
         left_s = self._last_result_at + self._patience_s - time.monotonic()
-        if not (expired or _is_transient(error)) or left_s <= 0:
+        if not (expired or is_silent or is_resumable(error, begun=True)) or left_s <= 0:
             raise error
         delay_s = min(_FIRST_DELAY_S * 2**self._failures, _DELAY_S_MAX)
         delay_s *= random.uniform(0.5, 1)  # noqa: S311 -- no secret: clients shall not come at once
@@ -128,11 +118,3 @@ class Delivery:
         self._failures += 1
         self._on_trouble(error, delay_s)
         time.sleep(delay_s)
-
-
-def _is_transient(error: EmbedGrpcError) -> bool:
-    if isinstance(error, MessageTooLargeError | BadResponseError):
-        return False
-    return error.code in _TRANSIENT or (
-        error.code in _TRANSIENT_WITHOUT_REASON and not error.reason
-    )

@@ -68,6 +68,7 @@ class Inputs:
         units: The units of all files, in order.
         columns: The columns.
         rows: The number of all rows.
+        rows_max: The number of rows of the largest unit.
 
     Raises:
         UsageError: A file is missing or malformed, has no such column, or its columns have other
@@ -104,6 +105,7 @@ class Inputs:
             for span in source.plan(rows_max, text_column):
                 self.units.append(Unit(len(self.units), index, self.rows, span))
                 self.rows += span.rows
+        self.rows_max = max((unit.rows for unit in self.units), default=0)
         self.columns = self._choose(text_column, id_column, keep)
 
     def read(self, unit: Unit) -> Rows:
@@ -115,6 +117,11 @@ class Inputs:
             return rows
         made = list(range(unit.first_row, unit.first_row + unit.rows))
         return Rows(rows.texts, {MADE_ID: made, **rows.columns})
+
+    def requested(self) -> set[tuple[str, int]]:
+        """Return the models and dimensions that the lines of batch files ask for."""
+        sources = [one for one in self._sources if isinstance(one, LineSource)]
+        return {asked for source in sources for asked in source.requested}
 
     def move(self, path: Path) -> None:
         """Record that the only input has another path now."""

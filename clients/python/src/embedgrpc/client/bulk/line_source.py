@@ -10,6 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from embedgrpc.client.bulk.batch_requests import (
+    BATCH_FORMAT,
+    BatchRequestError,
+    request_options,
+    request_rows,
+)
 from embedgrpc.client.bulk.column_kinds import kind_of
 from embedgrpc.client.bulk.problems import UsageError
 from embedgrpc.client.bulk.units import Rows, Span
@@ -17,7 +23,7 @@ from embedgrpc.client.bulk.units import Rows, Span
 _LINE_BYTES_MAX: Final = 16 * 2**20
 _UNIT_BYTES_MAX: Final = 64 * 2**20
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-LINE_FORMATS: Final = ("jsonl", "csv", "lines")
+LINE_FORMATS: Final = ("jsonl", "csv", "lines", BATCH_FORMAT)
 
 Record = dict[str, Any]
 
@@ -61,9 +67,14 @@ class LineSource:
     Args:
         path: The file.
         form: One of `LINE_FORMATS`.
+
+    Attributes:
+        requested: The models and dimensions that the lines of a batch file ask for; known after
+            `plan`.
     """
 
     def __init__(self, path: Path, form: str) -> None:
+        self.requested: set[tuple[str, int]] = set()
         self._path = path
         self._form = form
         self._header: list[str] | None = None
@@ -80,15 +91,11 @@ class LineSource:
             lines = _Lines(file, self._path)
             self._read_header(lines)
             start, rows, has_text = lines.offset, 0, False
-            for record in self._records(lines):
-                text = record.get(text_column)
-                if not isinstance(text, str | None):
-                    raise lines.error(f"has no text in {text_column!r} but {_json_type(text)}")
-                has_text |= text is not None
-                for name, value in record.items():
-                    self._kinds.setdefault(name, set()).add(kind_of(value))
-                rows += 1
-                if rows == rows_max or lines.offset - start >= _UNIT_BYTES_MAX:
+            for records in self._records(lines):
+                for record in records:
+                    has_text |= self._check(record, text_column, lines)
+                rows += len(records)
+                if rows >= rows_max or lines.offset - start >= _UNIT_BYTES_MAX:
                     spans.append(Span(0, start, lines.offset, rows))
                     start, rows = lines.offset, 0
             if rows:
@@ -103,7 +110,8 @@ class LineSource:
             if self._form == "csv" and self._header is None:
                 self._read_header(_Lines(file, self._path))
             file.seek(span.start)
-            records = list(self._records(_Lines(file, self._path, span.end)))
+            lines = _Lines(file, self._path, span.end)
+            records = [record for some in self._records(lines) for record in some]
         if len(records) != span.rows:
             raise UsageError(
                 f"{self._path} has changed: {len(records)} rows where {span.rows} were"
@@ -127,22 +135,31 @@ class LineSource:
         self._header = header
         self._kinds = {name: set() for name in header}
 
-    def _records(self, lines: _Lines) -> Iterator[Record]:
-        """Yield one record for each row; `lines` stands after it then."""
+    def _check(self, record: Record, text_column: str, lines: _Lines) -> bool:
+        """Check a row, and note the kinds of its values; return whether it has a text."""
+        text = record.get(text_column)
+        if not isinstance(text, str | None):
+            raise lines.error(f"has no text in {text_column!r} but {_json_type(text)}")
+        for name, value in record.items():
+            self._kinds.setdefault(name, set()).add(kind_of(value))
+        return text is not None
+
+    def _records(self, lines: _Lines) -> Iterator[list[Record]]:
+        """Yield the rows of each line, or of the lines of one CSV row; `lines` stands after it."""
         if self._form == "lines":
-            return ({"text": line.removesuffix("\n").removesuffix("\r")} for line in lines)
+            return ([{"text": line.removesuffix("\n").removesuffix("\r")}] for line in lines)
         if self._form == "csv":
             return self._csv_records(lines)
         return self._json_records(lines)
 
-    def _csv_records(self, lines: _Lines) -> Iterator[Record]:
+    def _csv_records(self, lines: _Lines) -> Iterator[list[Record]]:
         header = self._header or []
         for row in _csv_rows(lines):
             if len(row) != len(header):
                 raise lines.error(f"ends a row of {len(row)} fields where {len(header)} are due")
-            yield dict(zip(header, row, strict=True))
+            yield [dict(zip(header, row, strict=True))]
 
-    def _json_records(self, lines: _Lines) -> Iterator[Record]:
+    def _json_records(self, lines: _Lines) -> Iterator[list[Record]]:
         for line in lines:
             if line.isspace():
                 continue
@@ -152,7 +169,15 @@ class LineSource:
                 record = None
             if not isinstance(record, dict):
                 raise lines.error("is not a JSON object")
-            yield record
+            yield [record] if self._form == "jsonl" else self._request_rows(record, lines)
+
+    def _request_rows(self, request: Record, lines: _Lines) -> list[Record]:
+        try:
+            rows = request_rows(request)
+            self.requested.add(request_options(request))
+        except BatchRequestError as error:
+            raise lines.error(str(error)) from None
+        return rows
 
 
 def _csv_rows(lines: _Lines) -> Iterator[list[str]]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from embedgrpc.client.bulk.batch_requests import BATCH_FORMAT
 from embedgrpc.client.bulk.durable import with_ending
 from embedgrpc.client.bulk.manifest import Done, Progress
 from embedgrpc.client.bulk.part import Part
-from embedgrpc.client.bulk.part_files import OUTPUT_SUFFIXES, SOURCE, PartFormat
+from embedgrpc.client.bulk.part_files import MODEL, OUTPUT_SUFFIXES, SOURCE, PartFormat
 from embedgrpc.client.bulk.problems import UsageError
 from embedgrpc.client.bulk.units import Unit
 
@@ -42,7 +43,8 @@ class Place:
             if output.is_file():
                 raise UsageError(f"{output} is a file whose suffix tells no format of an output")
             return
-        if form and form != OUTPUT_SUFFIXES[suffix]:
+        is_batch = form == BATCH_FORMAT and suffix == ".jsonl"
+        if form and form != OUTPUT_SUFFIXES[suffix] and not is_batch:
             raise UsageError(f"{output} has the suffix of {OUTPUT_SUFFIXES[suffix]}, not of {form}")
         self.file = output
         self.folder = output.with_name(output.name + PARTS_SUFFIX)
@@ -81,7 +83,7 @@ class Output:
             "end": span.end,
         }
         metadata = {
-            "embedgrpc.model": model,
+            MODEL: model,
             "embedgrpc.fingerprint": fingerprint,
             SOURCE: json.dumps(source),
         }

@@ -73,8 +73,7 @@ class Part:
         sparse: One for each row, None in rows that failed; empty if the form has none.
         multi_vectors: One for each row, None in rows that failed; empty if the form has none.
         errors: The reason of each row that failed, None for the others.
-        tokens: The tokens of all texts.
-        truncated: The number of texts that were cut to fit.
+        token_counts: int32 [rows]; 0 in rows that failed.
     """
 
     def __init__(self, unit: Unit, rows: Rows, form: VectorForm) -> None:
@@ -93,8 +92,7 @@ class Part:
         if "multi_vector" in form.representations:
             self.multi_vectors = [None] * count
         self.errors: list[str | None] = [None] * count
-        self.tokens = 0
-        self.truncated = 0
+        self.token_counts = np.zeros(count, np.int32)
         self._missing = count
 
     @property
@@ -124,6 +122,5 @@ class Part:
             self.sparse[row] = result.sparse
         if self.multi_vectors:
             self.multi_vectors[row] = result.multi_vector
-        self.tokens += result.token_count
-        self.truncated += result.truncated
+        self.token_counts[row] = result.token_count
         self._missing -= 1

@@ -16,11 +16,13 @@ from embedgrpc.client.bulk.arrow_tables import (
     read_parquet,
     to_table,
 )
+from embedgrpc.client.bulk.batch_requests import BATCH_FORMAT, answer_lines
 from embedgrpc.client.bulk.durable import with_ending, write_whole
 from embedgrpc.client.bulk.json_numbers import json_numbers
 from embedgrpc.client.bulk.part import ERROR, Part
 from embedgrpc.client.bulk.problems import UsageError
 
+MODEL: Final = "embedgrpc.model"
 SOURCE: Final = "embedgrpc.source"
 _PIECE_BYTES: Final = 2**20
 
@@ -145,6 +147,21 @@ class NpyFormat:
         write_whole(with_ending(output, ".npy"), write)
 
 
+class BatchFormat:
+    """Answers to the requests of a batch file of OpenAI's API."""
+
+    suffixes: Sequence[str] = (".jsonl",)
+
+    def write(self, part: Part, stem: Path, metadata: Mapping[str, str]) -> None:
+        """Write a part."""
+        lines = answer_lines(part, metadata[MODEL])
+        write_whole(with_ending(stem, ".jsonl"), lambda file: file.writelines(lines))
+
+    def join(self, stems: Sequence[Path], output: Path) -> None:
+        """Write all parts into one file, one after the other."""
+        _concatenate(stems, output, ".jsonl")
+
+
 OUTPUT_SUFFIXES: Final = {
     ".parquet": "parquet",
     ".arrow": "arrow",
@@ -171,6 +188,8 @@ def part_format(name: str, types: Mapping[str, Any], representations: Sequence[s
         return TableFormat(".parquet", types, open_parquet, read_parquet)
     if name == "arrow":
         return TableFormat(".arrow", types, open_arrow, read_arrow)
+    if name == BATCH_FORMAT:
+        return BatchFormat()
     return NpyFormat() if name == "npy" else JsonLinesFormat()
 
 

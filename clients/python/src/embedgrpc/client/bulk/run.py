@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from embedgrpc.client.bulk.batch_options import as_requested, for_batch_files
+from embedgrpc.client.bulk.batch_requests import BATCH_FORMAT
 from embedgrpc.client.bulk.delivery import Delivery
 from embedgrpc.client.bulk.feed import Feed, Key
 from embedgrpc.client.bulk.inputs import STDIN, Inputs, spool_stdin
@@ -42,6 +44,8 @@ def run(client: Client, options: RunOptions) -> int:
         EmbedGrpcError: The server refuses the texts, or was away for longer than the patience.
         OSError: A file cannot be read or written.
     """
+    if options.input_format == BATCH_FORMAT:
+        options = for_batch_files(options)
     place = Place(options.output, options.output_format)
     if place.form in ("parquet", "arrow"):
         arrow("pyarrow", f"writing {place.form}")
@@ -56,6 +60,8 @@ def run(client: Client, options: RunOptions) -> int:
     )
     if not inputs.rows:
         raise UsageError("the inputs have no rows")
+    if options.input_format == BATCH_FORMAT:
+        options = as_requested(options, inputs)
     for name in (inputs.columns.id_name, *inputs.columns.keep):
         if name in _ADDED_COLUMNS:
             raise UsageError(
@@ -92,10 +98,11 @@ class _Run:
         self._parts: dict[int, Part] = {}
         self._feed = Feed(
             self._open_unit,
-            rows_max=options.unit_rows + max(options.unit_rows, _OPEN_BATCHES * options.batch_size),
+            rows_max=inputs.rows_max + max(inputs.rows_max, _OPEN_BATCHES * options.batch_size),
         )
         self._writer = ThreadPoolExecutor(1, "embedgrpc-writer")
         self._served: dict[str, Any] = {}
+        self._representations: tuple[str, ...] = ()
         self._truncated = 0
         # Known once the server has answered.
         self._form: VectorForm
@@ -113,6 +120,7 @@ class _Run:
                     model=self._options.model,
                     order="completion",
                     batch_size=self._options.batch_size,
+                    reconnect_s=0,
                     **self._options.embed,
                 ),
                 accept=self._accept,
@@ -159,13 +167,15 @@ class _Run:
     def _accept(self, ready: StreamReady) -> None:
         """Check the model of a stream against that of the output."""
         options = self._options.embed
-        representations = options.get("representations")
-        if not representations:
-            representations = self._client.get_model(ready.model).representations[:1]
+        if not self._representations:
+            named = options.get("representations")
+            self._representations = tuple(
+                named or self._client.get_model(ready.model).representations[:1]
+            )
         self._form = VectorForm(
             options.get("encoding", "float32"),
             options.get("dimensions") or ready.dimensions,
-            tuple(representations),
+            self._representations,
         )
         self._served = {
             "model": ready.model,
