@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from embedgrpc.backends.triton import circuit, pool
 from tests.triton.environment import Environment, EnvironmentMissingError, find
 from tests.triton.models import write_repository
 from tests.triton.server import TritonServer
@@ -26,6 +27,15 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder /= "graphs"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def often_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check Triton servers more often: for tests that wait for a check, whenever it comes."""
+    monkeypatch.setattr(circuit, "_WATCH_S", 0.1)
+    monkeypatch.setattr(circuit, "_FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(circuit, "_LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(pool, "_ROUND_S", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -284,25 +284,26 @@ def names_of_environment(tree: ast.AST) -> Iterator[int]:
             yield from (node.lineno for one in node.names if one.name in ("environ", "getenv"))
 
 
-@pytest.fixture(scope="module", params=sorted(SOURCES))
-def module(request: pytest.FixtureRequest) -> tuple[str, ast.AST]:
-    """The name of a module and its parsed source."""
-    name: str = request.param
-    return name, ast.parse(SOURCES[name].read_text("utf-8"))
+@pytest.fixture(scope="module")
+def modules() -> Mapping[str, ast.AST]:
+    """The parsed source of each module, by its name."""
+    return {name: ast.parse(path.read_text("utf-8")) for name, path in sorted(SOURCES.items())}
 
 
-def test_imports_point_one_way(module: tuple[str, ast.AST]) -> None:
+def test_imports_point_one_way(modules: Mapping[str, ast.AST]) -> None:
     """A part imports itself and what lies below it; one place names concrete backends."""
-    name, tree = module
-    (part,) = (one for one in MAY_IMPORT if within(name, (one,)))
-    allowed = (part, *MAY_IMPORT[part])
-    if name in COMPOSITION:
-        allowed += ("embedgrpc.backends",)
-    if part == "embedgrpc.backends" and name.count(".") == 2:
-        # The base knows nothing of those who implement it.
-        allowed = ("embedgrpc.libraries.arrays",) if name == "embedgrpc.backends.base" else allowed
-    ours = {one for one in imports_of(tree) if within(one, ("embedgrpc",))}
-    assert not {one for one in ours if not within(one, allowed)}
+    for name, tree in modules.items():
+        (part,) = (one for one in MAY_IMPORT if within(name, (one,)))
+        allowed = (part, *MAY_IMPORT[part])
+        if name in COMPOSITION:
+            allowed += ("embedgrpc.backends",)
+        if part == "embedgrpc.backends" and name.count(".") == 2:
+            # The base knows nothing of those who implement it.
+            allowed = (
+                ("embedgrpc.libraries.arrays",) if name == "embedgrpc.backends.base" else allowed
+            )
+        ours = {one for one in imports_of(tree) if within(one, ("embedgrpc",))}
+        assert not {one for one in ours if not within(one, allowed)}, name
 
 
 @pytest.mark.parametrize("package", FLOORS)
@@ -331,38 +332,40 @@ def test_every_room_is_on_a_floor(package: str) -> None:
     assert rooms == set(FLOORS[package])
 
 
-def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
+def test_transport_stays_at_the_edge(modules: Mapping[str, ast.AST]) -> None:
     """Messages and RPCs are known to the server and the client alone."""
-    name, tree = module
-    known = {one for one in imports_of(tree) if within(one, TRANSPORT)}
-    if name == READS_ONNX[0]:
-        known -= READS_ONNX[1]
-    known = {one for one in known if not within(one, SPEAK_TRITON.get(name, ()))}
-    assert not known or within(name, SPEAK_TRANSPORT)
+    for name, tree in modules.items():
+        known = {one for one in imports_of(tree) if within(one, TRANSPORT)}
+        if name == READS_ONNX[0]:
+            known -= READS_ONNX[1]
+        known = {one for one in known if not within(one, SPEAK_TRITON.get(name, ()))}
+        assert not known or within(name, SPEAK_TRANSPORT), name
 
 
-def test_one_place_loads_onnx_runtime(module: tuple[str, ast.AST]) -> None:
+def test_one_place_loads_onnx_runtime(modules: Mapping[str, ast.AST]) -> None:
     """Everything takes it from where its telemetry was turned off before it is loaded."""
-    name, tree = module
-    loads = {one for one in imports_of(tree) if within(one, ("onnxruntime",))}
-    assert not loads or name == ONNX_RUNTIME
+    for name, tree in modules.items():
+        loads = {one for one in imports_of(tree) if within(one, ("onnxruntime",))}
+        assert not loads or name == ONNX_RUNTIME, name
 
 
-def test_one_place_speaks_kserve(module: tuple[str, ast.AST]) -> None:
+def test_one_place_speaks_kserve(modules: Mapping[str, ast.AST]) -> None:
     """Triton's messages are known to its backend, and to the door, which alone knows ours too."""
-    name, tree = module
-    imports = set(imports_of(tree))
-    is_door = within(name, (KSERVE_DOOR,))
-    speaks = is_door or within(name, (KSERVE,)) or name in SPEAK_TRITON
-    assert speaks or not {one for one in imports if within(one, ("tritonclient",))}
-    assert is_door or not speaks or not {one for one in imports if within(one, ("embedgrpc.v1",))}
+    for name, tree in modules.items():
+        imports = set(imports_of(tree))
+        is_door = within(name, (KSERVE_DOOR,))
+        speaks = is_door or within(name, (KSERVE,)) or name in SPEAK_TRITON
+        assert speaks or not {one for one in imports if within(one, ("tritonclient",))}, name
+        assert (
+            is_door or not speaks or not {one for one in imports if within(one, ("embedgrpc.v1",))}
+        ), name
 
 
-def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:
+def test_environment_is_read_in_few_places(modules: Mapping[str, ast.AST]) -> None:
     """Variables are read where settings are put together, and nowhere else."""
-    name, tree = module
-    lines = list(names_of_environment(tree))
-    assert bool(lines) == (name in READ_ENVIRONMENT), lines
+    for name, tree in modules.items():
+        lines = list(names_of_environment(tree))
+        assert bool(lines) == (name in READ_ENVIRONMENT), (name, lines)
 
 
 def test_every_module_was_found() -> None:
@@ -494,14 +497,14 @@ OPEN_MODEL_FILES = {
 _OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
 
 
-def test_one_place_opens_the_files_of_a_model(module: tuple[str, ast.AST]) -> None:
+def test_one_place_opens_the_files_of_a_model(modules: Mapping[str, ast.AST]) -> None:
     """No other module of `models` opens a file, so that the one rule holds for all."""
-    name, tree = module
-    if not within(name, ("embedgrpc.models",)):
-        return
-    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    opened = {
-        called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        for called in calls
-    } & _OPENS
-    assert not opened or name in OPEN_MODEL_FILES
+    for name, tree in modules.items():
+        if not within(name, ("embedgrpc.models",)):
+            continue
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        opened = {
+            called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            for called in calls
+        } & _OPENS
+        assert not opened or name in OPEN_MODEL_FILES, name

@@ -24,7 +24,7 @@ def test_thousands_of_texts_through_everything_that_may_happen(
 ) -> None:
     """Each text is answered once, by its own answer, or fails by its own fault; nothing stays."""
     plan = Plan(
-        items=10_000,
+        items=6000,
         seed=seed,
         cache_dir=tmp_path,
         lanes=lanes,
@@ -66,7 +66,10 @@ class _Unreliable(JudgingBackend):
 
 @pytest.mark.parametrize(
     ("backend", "problem"),
-    [(_Swapping, "got an answer that is not its own"), (_Unreliable, "fail with")],
+    [
+        (_Swapping, "got an answer that is not its own"),
+        pytest.param(_Unreliable, "fail with", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_notices_a_backend_that_does_wrong(
     backend: type[JudgingBackend], problem: str, tmp_path: Path

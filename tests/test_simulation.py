@@ -74,8 +74,12 @@ def test_the_same_seed_gives_the_same_figures(policy: type[Policy]) -> None:
     assert trace_of("classes", load=30, seconds=5) != other
 
 
-@pytest.mark.parametrize("policy", [Own, Fifo])
-@pytest.mark.parametrize("lengths", [(100,), (10, 30, 260)], ids=["one length", "three lengths"])
+@pytest.mark.parametrize("policy", [Own, pytest.param(Fifo, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "lengths",
+    [pytest.param((100,), marks=pytest.mark.slow), (10, 30, 260)],
+    ids=["one length", "three lengths"],
+)
 def test_a_single_server_waits_as_long_as_theory_says(
     lengths: Sequence[int], policy: type[Policy]
 ) -> None:

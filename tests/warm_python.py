@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -26,7 +27,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Not `huggingface_hub`, which reads the environment when it is imported.
 _IMPORTED = (
     "grpc",
     "numpy",
@@ -146,9 +146,13 @@ def _prepare() -> None:
     disable_telemetry()
     for name in _IMPORTED:
         import_module(name)
+    # It reads the environment when it is imported: only the libraries that it needs stay.
+    import_module("huggingface_hub.hf_api")
+    for name in [one for one in sys.modules if one.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]
+    logging.getLogger("huggingface_hub").handlers.clear()
     # A fork need not look for garbage in what it shares.
     gc.freeze()
-    assert "huggingface_hub" not in sys.modules
     assert len(list(Path("/proc/self/task").iterdir())) == 1
 
 

@@ -41,11 +41,13 @@ async def measure(
         target, http_target = listening["address"], listening.get("http_address", "")
         await server.until("serving")
         pid = server.process.pid
-        # The server's further output must not fill the pipe.
-        log = asyncio.create_task(_drain(server.process.stderr))
         phases = _Log()
         done = []
-        async with _sink() as sink, _innocent(target, http_target) as calls:
+        async with (
+            _draining(server.process.stderr),
+            _sink() as sink,
+            _innocent(target, http_target) as calls,
+        ):
             await _warm_up(target)
             await _answered(calls, at_least=10 if http_target else 5)
             before = rss_bytes(pid)
@@ -69,7 +71,6 @@ async def measure(
                     with phases.phase("after"):
                         await asyncio.sleep(quiet_s)
             after = rss_bytes(pid)
-        log.cancel()
     attack_s = phases.seconds("during")
     return Outcome(
         grpc=phases.read([call for call in calls if call["door"] == "grpc"]),
@@ -88,7 +89,8 @@ async def measure(
 
 async def _warm_up(target: str) -> None:
     """Use the server as heavily as one client may: what that takes is kept without any attack."""
-    documents = [f"document {number}, {'word ' * 50}" for number in range(1024)]
+    # Batches have the same size however long texts are; short ones take less time.
+    documents = [f"document {number}, {'word ' * 8}" for number in range(1024)]
     async with grpc.aio.insecure_channel(target) as channel:
         embedding = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)  # type: ignore[no-untyped-call]
         ranking = rerank_service_pb2_grpc.RerankServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -176,10 +178,21 @@ async def _read(stdout: asyncio.StreamReader, calls: list[dict[str, Any]]) -> No
         calls.append(json.loads(line))  # noqa: PERF401 - each call is seen as soon as it is there
 
 
-async def _drain(stderr: asyncio.StreamReader | None) -> None:
+@asynccontextmanager
+async def _draining(stderr: asyncio.StreamReader | None) -> AsyncIterator[None]:
+    """Read what the server writes, so that it does not fill the pipe."""
     assert stderr is not None
-    async for _ in stderr:
-        pass
+
+    async def drain() -> None:
+        async for _ in stderr:
+            pass
+
+    task = asyncio.create_task(drain())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _answered(calls: list[dict[str, Any]], *, at_least: int) -> None:

@@ -178,7 +178,7 @@ def test_another_model_is_told_apart(tmp_path: Path, cache_dir: Path) -> None:
     )
     base = ("verify", FIXTURES / "bert-mean", "--cache-dir", cache_dir, "--against")
     assert embedgrpc(*base, changed).code == 1
-    shapes = embedgrpc(*base, DEFAULT_MODEL)
+    shapes = embedgrpc(*base, FIXTURES / "gemma-dense")
     assert shapes.code == 1
     assert "text 1 has another shape" in shapes.out
 

@@ -21,37 +21,32 @@ from embedgrpc.v1 import classify_service_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Script
+from tests.warm_python import Done, run_warm
 
 COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Done]
 
 
 @pytest.fixture
 def run(target: str) -> Run:
-    """Run the installed command to its end, and assert its exit code."""
+    """Run the command to its end, and assert its exit code."""
 
-    def run_command(
-        *arguments: str, stdin: str | bytes = "", status: int = 0
-    ) -> subprocess.CompletedProcess[str]:
-        finished = subprocess.run(
-            [COMMAND, *arguments],
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            check=False,
-            timeout=30,
-            env=os.environ | {"EMBEDGRPC_TARGET": target, "NO_COLOR": "1"},
+    def run_command(*arguments: str, stdin: str | bytes = "", status: int = 0) -> Done:
+        finished = run_warm(
+            "from embedgrpc.client.cli import main\nraise SystemExit(main())",
+            *arguments,
+            environment=os.environ | {"EMBEDGRPC_TARGET": target, "NO_COLOR": "1"},
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
         )
-        assert finished.returncode == status, finished.stderr
-        return subprocess.CompletedProcess(
-            finished.args, status, finished.stdout.decode(), finished.stderr.decode()
-        )
+        assert finished.code == status, finished.err
+        return finished
 
     return run_command
 
 
-def lines(finished: subprocess.CompletedProcess[str]) -> list[Any]:
+def lines(finished: Done) -> list[Any]:
     """Parse the output of a command."""
-    return [json.loads(line) for line in finished.stdout.splitlines()]
+    return [json.loads(line) for line in finished.out.splitlines()]
 
 
 def test_embed_writes_a_line_for_each_line(run: Run) -> None:
@@ -124,7 +119,7 @@ def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
     assert len(lines(finished)) == 3
-    assert finished.stderr == "embedgrpc-client: 1 of 3 texts failed\n"
+    assert finished.err == "embedgrpc-client: 1 of 3 texts failed\n"
 
 
 @pytest.mark.parametrize(
@@ -143,9 +138,9 @@ def test_a_failure_is_one_line(
 ) -> None:
     """The exit code is 1; one line names the place, without the text and without a traceback."""
     finished = run("embed", *arguments, stdin=stdin, status=1)
-    assert message in finished.stderr
-    assert finished.stderr.count("\n") == 1
-    assert "secret" not in finished.stderr
+    assert message in finished.err
+    assert finished.err.count("\n") == 1
+    assert "secret" not in finished.err
 
 
 def test_results_appear_while_input_is_still_open(target: str) -> None:
@@ -224,12 +219,12 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
         "index": 1,
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
-    assert finished.stderr == "embedgrpc-client: 1 of 2 documents failed\n"
+    assert finished.err == "embedgrpc-client: 1 of 2 documents failed\n"
     assert script.calls[3].options == rerank_service_pb2.RerankOptions(
         max_tokens=5, priority="PRIORITY_BULK", instruction="i", document_prompt_name="p"
     )
     finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)
-    assert "documents have more than 16777216 characters" in finished.stderr
+    assert "documents have more than 16777216 characters" in finished.err
 
 
 def test_classify_writes_the_labels(run: Run, script: Script) -> None:
@@ -252,7 +247,7 @@ def test_classify_writes_the_labels(run: Run, script: Script) -> None:
         "id": "1",
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
-    assert finished.stderr == "embedgrpc-client: 1 of 2 texts failed\n"
+    assert finished.err == "embedgrpc-client: 1 of 2 texts failed\n"
     sent = [one.pair for message in script.messages[-1:] for one in message.batch.inputs]
     assert [(pair.first, pair.second) for pair in sent] == [("a", "b"), ("fail:EMPTY_INPUT", "b")]
     assert script.calls[-1].options == classify_service_pb2.ClassifyOptions(
@@ -303,7 +298,7 @@ def test_models_writes_a_line_for_each_model(run: Run) -> None:
 )
 def test_health_serves_as_a_check(run: Run, service: list[str], status: int, text: str) -> None:
     """The exit code is 0 only if the service is SERVING."""
-    assert run("health", *service, status=status).stdout == f"{text}\n"
+    assert run("health", *service, status=status).out == f"{text}\n"
 
 
 @pytest.mark.parametrize(
@@ -341,11 +336,11 @@ def test_an_error_is_one_line(run: Run, arguments: str, code: int, line: str) ->
         bound.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{bound.getsockname()[1]}"
         finished = run(*(part.format(closed=closed) for part in arguments.split()), status=code)
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("embedgrpc-client")
-    assert line.format(closed=closed) in finished.stderr
-    assert finished.stderr.count("\n") == 1
-    assert ("--help)" in finished.stderr) == (code == 2)
+    assert finished.out == ""
+    assert finished.err.startswith("embedgrpc-client")
+    assert line.format(closed=closed) in finished.err
+    assert finished.err.count("\n") == 1
+    assert ("--help)" in finished.err) == (code == 2)
 
 
 def test_texts_may_be_arguments(run: Run) -> None:
@@ -398,9 +393,10 @@ def test_every_representation_is_written() -> None:
     assert _summary(result) == "0: 2 tokens, 2 sparse terms, 2 vectors"
 
 
-def test_version_is_that_of_the_package(run: Run) -> None:
-    """`--version` needs no command."""
-    assert run("--version").stdout == f"embedgrpc-client {version('embedgrpc-client')}\n"
+def test_version_is_that_of_the_package() -> None:
+    """`--version` needs no command; here it is the installed one that runs."""
+    done = subprocess.run([COMMAND, "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"embedgrpc-client {version('embedgrpc-client')}\n"
 
 
 def test_help_loads_nothing_large() -> None:

@@ -27,7 +27,7 @@ async def test_a_burst_on_one_event_loop_is_answered(max_streams: int) -> None:
     assert [answer.input_tokens for answer in answers] == [len(str(n)) for n in range(BURST)]
 
 
-@pytest.mark.parametrize("max_streams", [128, 10])
+@pytest.mark.parametrize("max_streams", [pytest.param(128, marks=pytest.mark.slow), 10])
 def test_a_burst_of_threads_is_answered(max_streams: int) -> None:
     """A thousand threads that share a client all succeed too."""
     with (

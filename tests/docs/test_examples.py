@@ -26,7 +26,10 @@ def target(cache_dir: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "example",
-    [PYTHON, *(pytest.param(one, marks=pytest.mark.long) for one in COMPILED)],
+    [
+        pytest.param(PYTHON, marks=pytest.mark.slow),
+        *(pytest.param(one, marks=pytest.mark.long) for one in COMPILED),
+    ],
     ids=lambda one: one.name,
 )
 async def test_an_example_prints_what_its_readme_shows(example: Example, target: str) -> None:

@@ -14,11 +14,15 @@ KINDS = ("embed OK", "be_refused INVALID_ARGUMENT", "cancel OK", "stream OK")
 
 async def test_a_short_soak() -> None:
     """The long run's machinery works, and a server under mixed load holds nothing afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(
-            seconds=6.0, warm_up_s=2.0, interval_s=0.2, cache_dir=Path(folder), seed="short"
-        )
-        summary = await soak(plan)
+    # On a busy machine, few calls are made in a short time.
+    for seconds in (6.0, 30.0, 120.0):
+        with tempfile.TemporaryDirectory() as folder:
+            plan = Plan(
+                seconds=seconds, warm_up_s=2.0, interval_s=0.2, cache_dir=Path(folder), seed="short"
+            )
+            summary = await soak(plan)
+        if all(summary.calls.get(kind) for kind in KINDS):
+            break
     assert all(summary.calls.get(kind) for kind in KINDS), summary.calls
     assert not any(kind.endswith(("UNKNOWN", "INTERNAL")) for kind in summary.calls), summary.calls
     assert summary.after.descriptors <= summary.before.descriptors

@@ -95,6 +95,7 @@ async def test_load_survives_a_kill(upstream: Upstream, cache_dir: Path) -> None
     assert not load.wrong
 
 
+@pytest.mark.usefixtures("often_checked")
 async def test_a_paused_server_costs_no_more_than_the_deadline(
     upstream: Upstream, cache_dir: Path
 ) -> None:
@@ -211,6 +212,7 @@ async def test_one_of_two_servers_may_die(
     assert not load.wrong
 
 
+@pytest.mark.slow
 async def test_one_of_two_servers_may_hang(
     upstream: Upstream, second: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

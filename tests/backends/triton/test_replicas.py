@@ -152,6 +152,7 @@ def test_runs_fail_at_once_while_all_servers_are_away(
     assert told == [False, True]
 
 
+@pytest.mark.usefixtures("often_checked")
 def test_a_loss_is_seen_without_calls(server: KServeServer, connect: Connect) -> None:
     """Health checks notice a lost server or model while there are no calls."""
     backend = connect(server)
@@ -174,15 +175,11 @@ def test_a_silent_server_is_replaced(
     server.fault = Fault.SILENT
 
     def is_given_up() -> bool:
-        failed = 0
-        for _ in range(4):
-            try:
-                check(backend)
-            except BackendUnreachableError:
-                failed += 1
-        return not failed
+        return all(calls.map(_runs, [backend] * 4 * FAILURES_MAX))
 
-    until(is_given_up)
+    # At once, as each that meets the silent server waits for a second.
+    with ThreadPoolExecutor(4 * FAILURES_MAX) as calls:
+        until(is_given_up)
     assert backend.availability.available
     sent = len(server.shapes)
     for _ in range(3):
@@ -202,6 +199,7 @@ def test_the_only_server_is_not_called_while_it_is_silent(
     assert not backend.availability.available
 
 
+@pytest.mark.usefixtures("often_checked")
 def test_impatient_callers_do_not_close_a_server_for_long(
     server: KServeServer, connect: Connect
 ) -> None:
@@ -245,6 +243,7 @@ def test_a_server_that_always_fails_is_not_called(
     assert failed == FAILURES_MAX
 
 
+@pytest.mark.usefixtures("often_checked")
 def test_a_server_of_another_model_is_not_used(
     server: KServeServer, second: KServeServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +263,7 @@ def test_a_server_of_another_model_is_not_used(
     assert second.shapes
 
 
+@pytest.mark.usefixtures("often_checked")
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -297,6 +297,7 @@ def test_a_model_that_changes_is_not_used(
     until(lambda: backend.availability.available)
 
 
+@pytest.mark.usefixtures("often_checked")
 def test_harmless_changes_are_accepted(server: KServeServer, connect: Connect) -> None:
     """Threads, instances and larger batches may change."""
     backend = connect(server)
@@ -314,6 +315,7 @@ def _runs(backend: TritonBackend) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("often_checked")
 def test_one_of_two_is_enough_to_start(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:

@@ -185,7 +185,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
 
 def test_bounds_in_any_history() -> None:
     """Room is what was reserved and not released; beyond it only an empty queue accepts work."""
-    run_state_machine_as_test(_AdmissionMachine, settings=settings(max_examples=150, deadline=None))
+    run_state_machine_as_test(_AdmissionMachine, settings=settings(max_examples=60, deadline=None))
 
 
 async def test_returns_to_zero_with_threads() -> None:

@@ -170,7 +170,7 @@ class _QueueMachine(RuleBasedStateMachine):
 def test_queue_in_any_history() -> None:
     """Nothing is lost, doubled or unfair, whatever is queued, cancelled and removed."""
     run_state_machine_as_test(
-        _QueueMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
+        _QueueMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
 
 

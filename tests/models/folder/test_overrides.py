@@ -78,14 +78,14 @@ def test_the_activation_of_a_cross_encoder() -> None:
     assert properties.activation is Activation.IDENTITY
 
 
-def test_a_folder_without_modules(tmp_path: Path) -> None:
+def test_a_folder_without_modules(tmp_path: Path, cache_dir: Path) -> None:
     """Without modules.json, pooling and normalize must be set; the vectors are then the same."""
     folder = copy_fixture("bert-mean", tmp_path, leave_out=["modules.json", "1_Pooling"])
     with pytest.raises(ModelError, match=r"modules\.json is missing.* set pooling and normalize"):
         _read(folder)
     with pytest.raises(ModelError, match=r"modules\.json is missing: set normalize"):
         _read(folder, pooling=(Pooling.MEAN,))
-    runner = _load(folder, tmp_path / "c", pooling=(Pooling.MEAN,), normalize=True)
+    runner = _load(folder, cache_dir, pooling=(Pooling.MEAN,), normalize=True)
     reference = expected("bert-mean")
     np.testing.assert_allclose(
         runner.run(runner.tokenize(reference["texts"]), "sentence_embedding"),
@@ -156,16 +156,16 @@ def _rename_output(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old"), [("bert-cls", "last_hidden_state"), ("cross-bert", "logits")]
 )
-def test_an_output_of_another_name(tmp_path: Path, name: str, old: str) -> None:
+def test_an_output_of_another_name(tmp_path: Path, cache_dir: Path, name: str, old: str) -> None:
     """An output with an unknown name can be configured."""
     folder = copy_fixture(name, tmp_path)
     _rename_output(folder, old, "odd")
     with pytest.raises(ModelError, match="set output for this model in the configuration"):
-        _load(folder, tmp_path / "cache")
+        _load(folder, cache_dir)
     with pytest.raises(ModelError, match="output is set to 'none', but the graph's outputs are o"):
-        _load(folder, tmp_path / "cache", output="none")
-    runner = _load(folder, tmp_path / "cache", output="odd")
-    plain = _load(FIXTURES / name, tmp_path / "cache")
+        _load(folder, cache_dir, output="none")
+    runner = _load(folder, cache_dir, output="odd")
+    plain = _load(FIXTURES / name, cache_dir)
     sequences = (
         plain.tokenize_pairs([["a", "b"]]) if old == "logits" else plain.tokenize(["a text"])
     )
@@ -192,22 +192,22 @@ def _pooled(folder: Path, *, normalize: bool) -> None:
 
 @pytest.mark.parametrize("overrides", [{"pooling": (Pooling.CLS,)}, {"normalize": False}])
 def test_a_setting_wins_over_the_pooling_of_an_export(
-    tmp_path: Path, overrides: dict[str, Any]
+    cache_dir: Path, overrides: dict[str, Any]
 ) -> None:
     """A configured pooling may differ from the one in the graph."""
-    runner = _load(FIXTURES / "gemma-dense", tmp_path, **overrides)
-    plain = _load(FIXTURES / "gemma-dense", tmp_path)
+    runner = _load(FIXTURES / "gemma-dense", cache_dir, **overrides)
+    plain = _load(FIXTURES / "gemma-dense", cache_dir)
     sequences = plain.tokenize(["some words"])
     ours = runner.run(sequences, "sentence_embedding")
     assert np.abs(ours - plain.run(sequences, "sentence_embedding")).max() > 1e-3
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_graphs_that_only_pool(tmp_path: Path, *, normalize: bool) -> None:
+def test_graphs_that_only_pool(tmp_path: Path, cache_dir: Path, *, normalize: bool) -> None:
     """Normalisation is added to a graph that pools without it."""
     folder = copy_fixture("bert-cls", tmp_path)
     _pooled(folder, normalize=normalize)
-    runner = _load(folder, tmp_path / "cache")
+    runner = _load(folder, cache_dir)
     both = ("sentence_embedding", "pooled_embedding")
     assert runner.graph.outputs == (both[:1] if normalize else both)
     reference = expected("bert-cls")
@@ -219,21 +219,21 @@ def test_graphs_that_only_pool(tmp_path: Path, *, normalize: bool) -> None:
     )
 
 
-def test_a_pooled_vector_that_does_not_fit(tmp_path: Path) -> None:
+def test_a_pooled_vector_that_does_not_fit(tmp_path: Path, cache_dir: Path) -> None:
     """A graph whose vectors contradict modules.json in size or scaling is refused."""
     folder = copy_fixture("bert-cls", tmp_path)
     _pooled(folder, normalize=True)
     modules = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps(modules[:-1]))
     with pytest.raises(ModelError, match="set normalize for this model in the configuration"):
-        _load(folder, tmp_path / "cache")
-    assert _load(folder, tmp_path / "cache", normalize=True).graph.outputs[0]
+        _load(folder, cache_dir)
+    assert _load(folder, cache_dir, normalize=True).graph.outputs[0]
     wide = (Pooling.CLS, Pooling.MEAN)
     with pytest.raises(ModelError, match="vectors of 36 values, not the 72"):
-        _load(folder, tmp_path / "cache", pooling=wide, normalize=True)
+        _load(folder, cache_dir, pooling=wide, normalize=True)
 
 
-def test_settings_that_change_vectors_change_the_hash(tmp_path: Path) -> None:
+def test_settings_that_change_vectors_change_the_hash(cache_dir: Path) -> None:
     """Settings that change vectors change the content hash, and other settings do not."""
     folder = FIXTURES / "bert-cls"
     cases: list[dict[str, Any]] = [
@@ -247,7 +247,7 @@ def test_settings_that_change_vectors_change_the_hash(tmp_path: Path) -> None:
         {"weight_type": WeightType.INT8},
         {"max_tokens": 10},
     ]
-    runners = [_load(folder, tmp_path / "cache", **case) for case in cases]
+    runners = [_load(folder, cache_dir, **case) for case in cases]
     hashes = [runner.graph.content_hash for runner in runners]
     assert len(set(hashes)) == len(cases)
     same: list[dict[str, Any]] = [
@@ -258,17 +258,17 @@ def test_settings_that_change_vectors_change_the_hash(tmp_path: Path) -> None:
         {"normalize": True},
     ]
     for case in same:
-        assert _load(folder, tmp_path / "cache", **case).graph.content_hash == hashes[0]
+        assert _load(folder, cache_dir, **case).graph.content_hash == hashes[0]
 
 
-def test_path_and_age_do_not_change_the_hash(tmp_path: Path) -> None:
+def test_path_and_age_do_not_change_the_hash(tmp_path: Path, cache_dir: Path) -> None:
     """The path, the age of the files and a README do not change the content hash."""
-    before = _load(FIXTURES / "gemma-dense", tmp_path / "cache").graph
+    before = _load(FIXTURES / "gemma-dense", cache_dir).graph
     folder = copy_fixture("gemma-dense", tmp_path / "elsewhere")
     (folder / "README.md").write_text("# A model\n")
     for path in folder.rglob("*"):
         path.touch()
-    assert _load(folder, tmp_path / "cache").graph == before
+    assert _load(folder, cache_dir).graph == before
 
 
 Write = Callable[[Path], None]
@@ -301,17 +301,17 @@ def _drop_normalize(folder: Path) -> None:
 @pytest.mark.parametrize(
     "write", [_write_prompt, _write_activation, _write_heads, _write_dense, _drop_normalize]
 )
-def test_changed_files_change_the_hash(tmp_path: Path, write: Write) -> None:
+def test_changed_files_change_the_hash(tmp_path: Path, cache_dir: Path, write: Write) -> None:
     """Prompts, modules and their weights change the content hash."""
-    before = _load(FIXTURES / "albert-dense", tmp_path / "cache").graph
+    before = _load(FIXTURES / "albert-dense", cache_dir).graph
     folder = copy_fixture("albert-dense", tmp_path)
     write(folder)
-    assert _load(folder, tmp_path / "cache").graph.content_hash != before.content_hash
+    assert _load(folder, cache_dir).graph.content_hash != before.content_hash
 
 
-def test_notes_in_config_do_not_change_the_hash(tmp_path: Path) -> None:
+def test_notes_in_config_do_not_change_the_hash(tmp_path: Path, cache_dir: Path) -> None:
     """Keys of config.json that change no vector do not change the content hash."""
-    before = _load(FIXTURES / "albert-dense", tmp_path / "cache").graph
+    before = _load(FIXTURES / "albert-dense", cache_dir).graph
     folder = copy_fixture("albert-dense", tmp_path)
     edit_json(folder / "config.json", transformers_version="9.9.9", _name_or_path="/elsewhere")
-    assert _load(folder, tmp_path / "cache").graph.content_hash == before.content_hash
+    assert _load(folder, cache_dir).graph.content_hash == before.content_hash

@@ -88,6 +88,22 @@ def _validation(folder: Path, **changes: Any) -> Validation:
     return Validation(**(values | changes))
 
 
+@pytest.fixture(scope="module")
+def noted_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the note and the graph of a fixture; not to be changed."""
+    folder = copy_fixture("bert-mean", tmp_path_factory.mktemp("noted"))
+    wanted = _validation(folder)
+    _load(wanted)
+    return wanted.cache_dir
+
+
+@pytest.fixture
+def noted(noted_cache: Path, tmp_path: Path) -> Path:
+    """A folder with a model that was validated; the cache is beside it."""
+    shutil.copytree(noted_cache, tmp_path / "cache")
+    return copy_fixture("bert-mean", tmp_path)
+
+
 def _load(wanted: Validation) -> graph.Graph:
     def use(validated: FileDigests) -> graph.Graph:
         described = properties.read(wanted.files, wanted.overrides)
@@ -142,44 +158,39 @@ def test_a_child_that_cannot_start_may_start_later(
     ],
 )
 def test_changed_files_are_validated_again(
-    tmp_path: Path, children: Children, name: str, change: dict[str, Any]
+    noted: Path, children: Children, name: str, change: dict[str, Any]
 ) -> None:
     """The note depends on each file that this process parses."""
-    folder = copy_fixture("bert-mean", tmp_path)
-    _load(_validation(folder))
-    edit_json(folder / name, **change)
-    _load(_validation(folder))
-    assert children.count == 2
+    _load(_validation(noted))
+    assert children.count == 0
+    edit_json(noted / name, **change)
+    _load(_validation(noted))
+    assert children.count == 1
 
 
-def test_another_configuration_is_validated_again(tmp_path: Path, children: Children) -> None:
+def test_another_configuration_is_validated_again(noted: Path, children: Children) -> None:
     """The note depends on the settings that change the tokenizer."""
-    folder = copy_fixture("bert-mean", tmp_path)
-    _load(_validation(folder))
-    _load(_validation(folder, overrides=ModelOverrides(lowercase=True)))
-    _load(_validation(folder, escape_special_tokens=True))
-    assert children.count == 3
-
-
-def test_other_weights_are_validated_again(tmp_path: Path, children: Children) -> None:
-    """The note does not depend on the weights, but the graph is missing in the cache."""
-    folder = copy_fixture("bert-mean", tmp_path)
-    first = _load(_validation(folder))
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: values * 2 for name, values in tensors.items()}, folder / "model.safetensors")
-    other = _load(_validation(folder))
+    _load(_validation(noted, overrides=ModelOverrides(lowercase=True)))
+    _load(_validation(noted, escape_special_tokens=True))
     assert children.count == 2
+
+
+def test_other_weights_are_validated_again(noted: Path, children: Children) -> None:
+    """The note does not depend on the weights, but the graph is missing in the cache."""
+    first = _load(_validation(noted))
+    tensors = load_file(noted / "model.safetensors")
+    save_file({name: values * 2 for name, values in tensors.items()}, noted / "model.safetensors")
+    other = _load(_validation(noted))
+    assert children.count == 1
     assert other.content_hash != first.content_hash
 
 
-def test_an_added_file_is_validated(tmp_path: Path, children: Children) -> None:
+def test_an_added_file_is_validated(noted: Path, children: Children) -> None:
     """A head that was added after validation is read by a child first."""
-    folder = copy_fixture("bert-mean", tmp_path)
-    _load(_validation(folder))
-    (folder / "sparse_linear.pt").write_bytes(b"PK\3\4")
+    (noted / "sparse_linear.pt").write_bytes(b"PK\3\4")
     with pytest.raises(ModelError, match=r"sparse_linear\.pt"):
-        _load(_validation(folder))
-    assert children.count == 2
+        _load(_validation(noted))
+    assert children.count == 1
 
 
 def test_every_parsed_file_is_in_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ def _load(source: str | Path, cache_dir: Path) -> Runner:
     )
 
 
-def test_the_default_model_stays_very_near(tmp_path: Path) -> None:
+def test_the_default_model_stays_very_near(cache_dir: Path) -> None:
     """Float16 vectors of the default model differ from the reference, but only slightly."""
-    runner = _load(DEFAULT_MODEL, tmp_path)
+    runner = _load(DEFAULT_MODEL, cache_dir)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
     sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
     vectors = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
@@ -43,9 +43,9 @@ def test_the_default_model_stays_very_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert-mean", "bert-cls", "mpnet-mean", "gemma-dense"])
-def test_built_and_exported_graphs_can_be_converted(tmp_path: Path, name: str) -> None:
+def test_built_and_exported_graphs_can_be_converted(cache_dir: Path, name: str) -> None:
     """Weight matrices become float16, and the vectors stay close to the reference."""
-    runner = _load(FIXTURES / name, tmp_path)
+    runner = _load(FIXTURES / name, cache_dir)
     model = onnx.load(runner.graph.path)
     onnx.checker.check_model(model)
     halves = [one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT16]

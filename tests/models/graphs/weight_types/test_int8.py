@@ -59,9 +59,9 @@ def unsigned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("unsigned")
-def test_the_default_model_stays_near(tmp_path: Path) -> None:
+def test_the_default_model_stays_near(cache_dir: Path) -> None:
     """Int8 vectors of the default model are almost those of the reference."""
-    runner = _load(DEFAULT_MODEL, tmp_path)
+    runner = _load(DEFAULT_MODEL, cache_dir)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
     sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
     alone = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
@@ -76,9 +76,9 @@ def test_the_default_model_stays_near(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["bert-mean", "bert-cls", "mpnet-mean", "gemma-dense", "qwen3-last", "albert-dense"]
 )
-def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
+def test_every_graph_can_be_quantised(cache_dir: Path, name: str) -> None:
     """Built and exported graphs become int8, and their vectors stay close to the reference."""
-    runner = _load(FIXTURES / name, tmp_path)
+    runner = _load(FIXTURES / name, cache_dir)
     reference = expected(name)
     model = onnx.load(runner.graph.path)
     onnx.checker.check_model(model)
@@ -105,9 +105,9 @@ def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
         ("cross-bert", "logits"),
     ],
 )
-def test_a_text_has_one_result(tmp_path: Path, source: str, output: str) -> None:
+def test_a_text_has_one_result(cache_dir: Path, source: str, output: str) -> None:
     """A text has the same result alone, in a batch of its length, and with much padding."""
-    runner = _load(source if source == DEFAULT_MODEL else FIXTURES / source, tmp_path)
+    runner = _load(source if source == DEFAULT_MODEL else FIXTURES / source, cache_dir)
     texts = [" ".join(["flow over a wing"] * count) for count in (1, 1, 9, 2, 5, 1, 30)]
     texts += ["x", "Boundary layers!", "the heat of a blunt body at Mach 5"]
     sequences = runner.tokenize(texts)
@@ -146,18 +146,18 @@ def test_heads_stay_exact(tmp_path: Path, leave_out: list[str]) -> None:
     assert all(node.op_type == "MatMul" for node in heads)
 
 
-def test_shared_inputs_are_quantised_once(tmp_path: Path) -> None:
+def test_shared_inputs_are_quantised_once(cache_dir: Path) -> None:
     """Query, key and value share a quantised activation: 4 quantisations for 6 products."""
-    model = onnx.load(_prepare(FIXTURES / "bert-mean", tmp_path).path)
+    model = onnx.load(_prepare(FIXTURES / "bert-mean", cache_dir).path)
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["MatMulIntegerToFloat"] == 2 * 6
     assert counts["QuantizeLinear"] == 2 * 4
     assert counts["MatMul"] == 2 * 2 + 1  # attention, and the mean
 
 
-def test_weights_are_int8_per_column(tmp_path: Path) -> None:
+def test_weights_are_int8_per_column(cache_dir: Path) -> None:
     """Every column has its own scale, and the rounding error is half a step at most."""
-    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    graph = _prepare(FIXTURES / "bert-mean", cache_dir)
     tensors = {
         tensor.name: onnx.numpy_helper.to_array(tensor, str(graph.path.parent))
         for tensor in onnx.load(graph.path, load_external_data=False).graph.initializer
@@ -173,13 +173,15 @@ def test_weights_are_int8_per_column(tmp_path: Path) -> None:
         assert (np.abs(tensors[name].astype(int) - zero).max(axis=0) == 127).all()
 
 
-def test_both_forms_have_the_same_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_forms_have_the_same_integers(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The weights as uint8 are those as int8, plus 128; each form has its own cache entry."""
     found = {}
     for unsigned in (False, True):
         for module in (build, graph):
             monkeypatch.setattr(module, "saturates", lambda unsigned=unsigned: unsigned)
-        found[unsigned] = _prepare(FIXTURES / "bert-mean", tmp_path)
+        found[unsigned] = _prepare(FIXTURES / "bert-mean", cache_dir)
     signed, shifted = (
         {
             one.name: onnx.numpy_helper.to_array(one)
@@ -196,9 +198,9 @@ def test_both_forms_have_the_same_integers(tmp_path: Path, monkeypatch: pytest.M
         assert np.array_equal(signed[name].astype(int) + 128, other)
 
 
-def test_token_vectors_are_float16(tmp_path: Path) -> None:
+def test_token_vectors_are_float16(cache_dir: Path) -> None:
     """The table of token vectors takes half the memory; smaller tables stay as they are."""
-    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    graph = _prepare(FIXTURES / "bert-mean", cache_dir)
     model = onnx.load(graph.path)
     tensors = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
     (table,) = [values for values in tensors.values() if values.dtype == np.float16]
@@ -255,9 +257,9 @@ def test_it_has_an_entry_and_a_hash_of_its_own(tmp_path: Path) -> None:
     assert _prepare(FIXTURES / "bert-mean", tmp_path) == graph
 
 
-def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
+def test_a_hit_does_not_load_what_quantises(cache_dir: Path) -> None:
     """A start from the cache does not import the onnx package."""
-    _prepare(FIXTURES / "bert-mean", tmp_path)
+    _prepare(FIXTURES / "bert-mean", cache_dir)
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from embedgrpc.models import kinds\n"
@@ -267,7 +269,7 @@ def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
         f"files = source.resolve({str(FIXTURES / 'bert-mean')!r})\n"
         "int8 = overrides.ModelOverrides(weight_type=kinds.WeightType.INT8)\n"
         "told = properties.read(files, int8)\n"
-        f"print(graph.prepare(files, told, cache_dir=Path({str(tmp_path)!r})).weight_type)\n"
+        f"print(graph.prepare(files, told, cache_dir=Path({str(cache_dir)!r})).weight_type)\n"
         "print('onnx' in sys.modules, 'onnxruntime' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
