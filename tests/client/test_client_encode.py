@@ -169,7 +169,8 @@ def test_similarities_are_those_of_the_model(client: Client, script: Script) -> 
     np.testing.assert_allclose(scores, [[0, 1, 0.6], [0.8, 0.6, 1]], atol=1e-6)
     assert client.similarity([1, 0], [[0, 2]]).tolist() == [[0]]
     assert client.similarity([3, 4], [3, 4], function="dot").tolist() == [[25]]
-    assert [type(call).__name__ for call in script.calls] == ["GetModelRequest"]
+    kinds = [type(call).__name__ for call in script.calls]
+    assert kinds == ["GetServerRequest", "GetModelRequest"]
 
 
 def test_similarities_of_every_kind() -> None:

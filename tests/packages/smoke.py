@@ -34,6 +34,11 @@ def _call(target: str) -> dict[str, Any]:
             streamed: Any = [one.vector for one in stream]
         vectors: Any = result.vectors
         np.testing.assert_allclose(streamed, vectors, atol=1e-5)
+        client.wait_until_ready(60)
+        encoded = client.encode(iter(TEXTS))
+        np.testing.assert_allclose(encoded, vectors, atol=1e-5)
+        assert client.similarity(encoded[0], encoded).shape == (1, len(TEXTS))
+        assert [one["corpus_id"] for one in client.rank("How tall?", TEXTS)] == [0, 1]
         try:
             client.embed([" "])
         except EmptyInputError as error:
@@ -54,6 +59,8 @@ async def _call_on_a_loop(target: str) -> dict[str, Any]:
         results = await asyncio.gather(*(client.embed(TEXTS) for _ in range(8)))
         async with client.embed_stream([("a", TEXTS[0])]) as stream:
             ids = [one.id async for one in stream]
+        encoded = await client.encode(TEXTS)
+        np.testing.assert_allclose(encoded, results[0].vectors, atol=1e-5)
         try:
             await client.embed([" "])
         except EmptyInputError as error:

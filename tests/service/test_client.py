@@ -10,6 +10,7 @@ from embedgrpc.client import (
     Client,
     EmptyInputError,
     InputTooLongError,
+    InvalidRequestError,
     MessageTooLargeError,
     UnsupportedError,
 )
@@ -145,3 +146,18 @@ def test_the_limit_of_the_server_holds_in_the_client(cache_dir: Path) -> None:
             ]
             partial = fresh.embed(["a", "x" * SMALL_BYTES], allow_partial=True)
             assert list(partial.errors) == [1]
+
+
+def test_an_array_ranks_as_the_model_does(client: Client) -> None:
+    """The array, one vector and the similarity of the server's default model fit together."""
+    texts = ["The tower is 330 metres tall.", "Rivers flow to the sea.", "It is red."]
+    vectors = client.encode_document(texts)
+    np.testing.assert_allclose(vectors, client.embed(texts).vectors, atol=1e-5)
+    scores = client.similarity(client.encode_query("How tall is the tower?"), vectors)
+    assert scores.shape == (1, 3)
+    assert scores.argmax() == 0
+    ranked = client.rank("How tall is the tower?", texts, top_k=1, return_documents=True)
+    assert ranked[0]["text"] == texts[0]
+    client.wait_until_ready(60)
+    with pytest.raises(InvalidRequestError, match="use encode or embed_stream"):
+        client.embed(["a"] * (client.get_server().limits.max_inputs + 1))

@@ -21,6 +21,7 @@ from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
 from embedgrpc.client.readiness import READY_SERVICES, Readiness
 from embedgrpc.client.result_types import Embeddings
+from embedgrpc.client.server_description import Server
 from embedgrpc.client.similarity import similarity
 from embedgrpc.client.unary_calls import HealthStatus
 from embedgrpc.client.vector_array import VectorArray, for_documents, for_queries, require_dense
@@ -81,7 +82,8 @@ class AsyncEncodeMethods(ClientApi):
     ) -> NDArray[np.float32]:
         if not function:
             if model not in self._similarities:
-                asked = self.get_model(model, timeout_s=timeout_s)
+                server = await cast("Awaitable[Server]", self.get_server(timeout_s=timeout_s))
+                asked = self.get_model(model or server.default_model, timeout_s=timeout_s)
                 described = await cast("Awaitable[Model]", asked)
                 self._similarities[model] = described.similarity
             function = self._similarities[model]

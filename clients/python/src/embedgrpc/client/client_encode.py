@@ -20,6 +20,7 @@ from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
 from embedgrpc.client.readiness import READY_SERVICES, Readiness
 from embedgrpc.client.result_types import Embeddings
+from embedgrpc.client.server_description import Server
 from embedgrpc.client.similarity import similarity
 from embedgrpc.client.stream import EmbedStream, RerankStream
 from embedgrpc.client.vector_array import VectorArray, for_documents, for_queries, require_dense
@@ -79,7 +80,9 @@ class EncodeMethods(ClientApi):
     ) -> NDArray[np.float32]:
         if not function:
             if model not in self._similarities:
-                described = cast("Model", self.get_model(model, timeout_s=timeout_s))
+                server = cast("Server", self.get_server(timeout_s=timeout_s))
+                name = model or server.default_model
+                described = cast("Model", self.get_model(name, timeout_s=timeout_s))
                 self._similarities[model] = described.similarity
             function = self._similarities[model]
         return similarity(left, right, function)
