@@ -54,6 +54,17 @@ def test_rows_that_failed_are_tried_again(bulk: Bulk, tmp_path: Path, script: Sc
     check(pq.read_table(tmp_path / "out"), table())
 
 
+def test_a_file_that_is_gone_is_made_again(bulk: Bulk, tmp_path: Path) -> None:
+    """A joined file has no parts left: without it everything is to be done."""
+    rows = table(20, failing=())
+    source = write(rows, tmp_path / "in.parquet")
+    out = tmp_path / "out.parquet"
+    bulk(source, "--output", out, *FLAGS)
+    out.unlink()
+    bulk(source, "--output", out, *FLAGS)
+    check(pq.read_table(out), rows)
+
+
 @pytest.mark.parametrize(
     ("flags", "due"),
     [
@@ -136,6 +147,7 @@ def test_two_processes_do_not_share_an_output(bulk: Bulk, tmp_path: Path) -> Non
     bulk(source, "--output", tmp_path / "out")
 
 
+@pytest.mark.slow  # the tests of the terminal do this, too
 def test_ctrl_c_finishes_the_running_units(script: Script, target: str, tmp_path: Path) -> None:
     """They are written, the rest is left, and the last line says how to go on."""
     script.max_in_flight_inputs = 32

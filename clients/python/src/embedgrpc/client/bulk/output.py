@@ -96,9 +96,9 @@ class Output:
         if done is None or done.rows != unit.rows:
             return False
         stem = self._place.stem(unit.number)
-        return self._progress.joined or all(
-            with_ending(stem, suffix).exists() for suffix in self._form.suffixes
-        )
+        if self._progress.joined and self._place.file is not None and self._place.file.exists():
+            return True
+        return all(with_ending(stem, suffix).exists() for suffix in self._form.suffixes)
 
     def finish(self, units: Sequence[Unit]) -> None:
         """Join the parts, where the output is one file.

@@ -135,6 +135,7 @@ class _Run:
                     for result in delivery.results():
                         self._record(result)
                 finally:
+                    self._feed.close()
                     self._writer.shutdown()
                 self._feed.check()
             finally:
