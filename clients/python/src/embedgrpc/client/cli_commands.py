@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedgrpc.client.bulk.command import WRONG_USAGE, bulk
+from embedgrpc.client.bulk.json_numbers import short_floats
 from embedgrpc.client.bulk.problems import UsageError
 from embedgrpc.client.client import Client
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -267,15 +268,15 @@ def _as_json(result: StreamResult) -> dict[str, Any]:
         return {"id": result.id, "error": _error_json(result.error)}
     line: dict[str, Any] = {"id": result.id}
     if result.vector is not None:
-        line["vector"] = result.vector.tolist()
+        line["vector"] = short_floats(result.vector)
         if result.vector.dtype.name == "int8":
             line["scale"] = result.scale
     if result.sparse is not None:
         line["sparse"] = dict(
-            zip(result.sparse.indices.tolist(), result.sparse.values.tolist(), strict=True)
+            zip(result.sparse.indices.tolist(), short_floats(result.sparse.values), strict=True)
         )
     if result.multi_vector is not None:
-        line["multi_vector"] = result.multi_vector.values.tolist()
+        line["multi_vector"] = short_floats(result.multi_vector.values)
     if result.chunks is not None:
         line["chunks"] = _chunks_json(result.chunks)
     return line | {"token_count": result.token_count, "truncated": result.truncated}
@@ -283,7 +284,7 @@ def _as_json(result: StreamResult) -> dict[str, Any]:
 
 def _chunks_json(chunks: ChunkVectors) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for index, vector in enumerate(chunks.vectors.tolist()):
+    for index, vector in enumerate(short_floats(chunks.vectors)):
         row = {
             "start": int(chunks.character_starts[index]),
             "end": int(chunks.character_ends[index]),

@@ -6,6 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def short_floats(numbers: NDArray[Any]) -> Any:
+    """Return an array as lists of numbers that take few digits as JSON.
+
+    They are the float64 closest to the shortest decimal number that is read back as the float32.
+    """
+    if numbers.dtype.kind != "f":
+        return numbers.tolist()
+    return numbers.astype(np.str_).astype(np.float64).tolist()
+
+
 def json_numbers(numbers: NDArray[Any] | np.generic) -> str:
     """Return an array of finite numbers of any shape as JSON.
 

@@ -1,6 +1,6 @@
 """Progress on standard error: a bar on a terminal, else a line every ten seconds."""
 
-import shutil
+import os
 import sys
 import threading
 import time
@@ -9,6 +9,7 @@ from typing import Final, TextIO
 _BAR_INTERVAL_S: Final = 0.2
 _LINE_INTERVAL_S: Final = 10.0
 _BAR_CHARACTERS: Final = 24
+_COLUMNS: Final = 80  # of a terminal that does not say
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -90,13 +91,19 @@ class Report:
             self._stream.write(f"embedgrpc-client: {self.state()}\n")
             self._stream.flush()
             return
-        share = self.rows_done / self._rows if self._rows else 1.0
-        full = int(share * _BAR_CHARACTERS)
-        bar = "#" * full + "." * (_BAR_CHARACTERS - full)
-        columns = shutil.get_terminal_size().columns - 1
         self._clear()
-        self._stream.write(f"[{bar}] {self.state()}"[:columns])
+        self._stream.write(self._frame())
         self._stream.flush()
+
+    def _frame(self) -> str:
+        """Return the bar and the state as one line of the terminal; the bar gives way."""
+        columns = os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+        state = self.state()
+        width = min(_BAR_CHARACTERS, columns - len(state) - len("[] ") - 1)
+        if width <= 0:
+            return state[: columns - 1]
+        full = int(width * self.rows_done / self._rows)
+        return f"[{'#' * full}{'.' * (width - full)}] {state}"
 
     def _clear(self) -> None:
         if self._is_terminal:
