@@ -122,6 +122,7 @@ FLOORS = {
         "readiness",
         "long_ranking",
         "vector_array",
+        "databases",
         "similarity",
         "progress_bar",
         "async_stream",

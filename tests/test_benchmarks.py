@@ -53,6 +53,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
         ),
         (["bulk", "--rows", "200", "--rounds", "1"], ["| bulk | ", "| bulk / bare stream | "]),
         (
+            ["client_encode", "--texts", "200", "--rounds", "1"],
+            ["| encode | 200 |", "| encode / raw embed_stream |"],
+        ),
+        (
             ["calls_cost", "--rounds", "2"],
             ["| tiny | authentication,", "| MiniLM | authentication,"],
         ),
@@ -66,6 +70,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
         "doors",
         "bursts",
         "bulk",
+        "client_encode",
         "calls_cost",
     ],
 )

@@ -45,7 +45,9 @@ def test_numbers_have_a_limit_of_their_own(separator: bytes) -> None:
         assert is_refused(b"[" + separator.join([b"7"] * count) + b"]") is refused
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 40))]
+)
 def test_punctuation_inside_strings_does_not_count(seed: int) -> None:
     """Quotes and backslashes may stand anywhere, also where the body is cut into chunks."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets

@@ -106,7 +106,11 @@ async def test_a_model_that_comes_late_is_served(cache_dir: Path) -> None:
         backend.released.set()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    ids=["TERM", "KILL"],
+)
 async def test_a_signal_ends_the_process_that_reads(
     endless: ModelSettings, cache_dir: Path, number: signal.Signals
 ) -> None:

@@ -242,7 +242,7 @@ def _check_problems(server: Process, *models_in_order: str) -> None:
         (None, ("--trusted-network",), False),
         pytest.param("", ("--trusted-network",), False, marks=pytest.mark.slow),
         pytest.param("multiping", ("--trusted-network",), False, marks=pytest.mark.slow),
-        ("event_engine_listener", ("--trusted-network",), True),
+        pytest.param("event_engine_listener", ("--trusted-network",), True, marks=pytest.mark.slow),
         pytest.param("-event_engine_listener", (), False, marks=pytest.mark.slow),
     ],
 )

@@ -10,6 +10,7 @@ from embedgrpc.client.classifications import (
     LabelScore,
 )
 from embedgrpc.client.client import Client
+from embedgrpc.client.databases import to_milvus, to_pgvector, to_qdrant
 from embedgrpc.client.errors import (
     BackendFailedError,
     BackendUnavailableError,
@@ -120,4 +121,7 @@ __all__ = [
     "TokenizedText",
     "UnauthenticatedError",
     "UnsupportedError",
+    "to_milvus",
+    "to_pgvector",
+    "to_qdrant",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from embedgrpc.client.enums import Encoding
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.server_description import Limits
 from embedgrpc.client.text_parts import ChunkVectors, TokenVectors
-from embedgrpc.client.vectors import MultiVector, SparseVector, Vectors
+from embedgrpc.client.vectors import MultiVector, SparseVector, Vectors, show_shape
+
+_SHOWN_RANKED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +60,15 @@ class Embeddings:
     input_tokens: int
     token_vectors: Sequence[TokenVectors] = ()
     chunks: Sequence[ChunkVectors] = ()
+
+    def __repr__(self) -> str:
+        parts = [show_shape(self.vectors)]
+        parts += [f"{len(self.sparse)} sparse"] if self.sparse else []
+        parts += [f"{len(self.multi_vectors)} multi-vectors"] if self.multi_vectors else []
+        parts += [f"token vectors of {len(self.token_vectors)}"] if self.token_vectors else []
+        parts += [f"chunks of {len(self.chunks)}"] if self.chunks else []
+        parts += [f"model={self.model!r}, {self.input_tokens} tokens"]
+        return f"Embeddings({', '.join(parts)})"
 
     def to_float32(self) -> NDArray[np.float32]:
         """Return the dense vectors as float32 [texts, dimensions].
@@ -106,6 +117,9 @@ class PartialEmbeddings:
     embedded: Embeddings
     indices: NDArray[np.int64]
     errors: Mapping[int, EmbedGrpcError]
+
+    def __repr__(self) -> str:
+        return f"PartialEmbeddings({len(self.errors)} of {len(self)} failed, {self.embedded!r})"
 
     def require_all(self) -> Embeddings:
         """Return the embeddings of all texts.
@@ -174,6 +188,12 @@ class Ranking:
     query_tokens: int = 0
     document_tokens: int = 0
     errors: Mapping[int, EmbedGrpcError] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{one.index}: {one.score:.4g}" for one in self.results[:_SHOWN_RANKED])
+        more = ", ..." if len(self.results) > _SHOWN_RANKED else ""
+        failed = f", {len(self.errors)} failed" if self.errors else ""
+        return f"Ranking({len(self)} documents: {best}{more}{failed}, model={self.model!r})"
 
     def __len__(self) -> int:
         return len(self.results)
@@ -259,6 +279,15 @@ class StreamResult:
     token_vectors: TokenVectors | None = None
     chunks: ChunkVectors | None = None
     error: EmbedGrpcError | None = None
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"StreamResult(id={self.id!r}, error={self.error!r})"
+        parts = [f"id={self.id!r}"]
+        parts += [show_shape(self.vector)] if self.vector is not None else []
+        others = (self.sparse, self.multi_vector, self.token_vectors, self.chunks)
+        parts += [repr(one) for one in others if one is not None]
+        return f"StreamResult({', '.join(parts)}, {self.token_count} tokens)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.client.errors import BadResponseError
-from embedgrpc.client.vectors import Vectors, decode_multi_vector
+from embedgrpc.client.vectors import Vectors, decode_multi_vector, show_shape
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 
@@ -42,6 +42,9 @@ class TokenVectors:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"TokenVectors({show_shape(self.vectors)})"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkVectors:
@@ -67,6 +70,9 @@ class ChunkVectors:
 
     def __len__(self) -> int:
         return len(self.token_counts)
+
+    def __repr__(self) -> str:
+        return f"ChunkVectors({show_shape(self.vectors)})"
 
 
 def decode_token_vectors(message: pb.TokenVectors) -> TokenVectors:

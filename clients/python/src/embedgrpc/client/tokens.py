@@ -38,6 +38,9 @@ class TokenizedText:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"TokenizedText({len(self)} tokens)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenCounts:

@@ -34,6 +34,9 @@ class SparseVector:
     values: NDArray[np.float32]
     dimensions: int
 
+    def __repr__(self) -> str:
+        return f"SparseVector({len(self.indices)} of {self.dimensions} terms)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MultiVector:
@@ -49,6 +52,14 @@ class MultiVector:
     values: Vectors
     scales: NDArray[np.float32] | None
     dimensions: int
+
+    def __repr__(self) -> str:
+        return f"MultiVector({show_shape(self.values)})"
+
+
+def show_shape(array: NDArray[Any]) -> str:
+    """Return the shape and type of an array for people, such as "3 x 384 float32"."""
+    return f"{' x '.join(map(str, array.shape))} {array.dtype}"
 
 
 def decode_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vectors:
