@@ -44,14 +44,23 @@ def test_a_run_goes_on_where_it_was(bulk: Bulk, script: Script, tmp_path: Path) 
     assert inputs(script) == before
 
 
-def test_rows_that_failed_are_tried_again(bulk: Bulk, tmp_path: Path, script: Script) -> None:
-    """Only on request; the others keep what they have."""
+@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "npy"])
+@pytest.mark.parametrize("encoding", ["float16", "int8", "ubinary"])
+def test_rows_that_failed_are_tried_again(
+    form: str, encoding: str, bulk: Bulk, tmp_path: Path, script: Script
+) -> None:
+    """They alone, and on request; the others keep what they have, to the byte."""
     source = write(table(), tmp_path / "in.parquet")
-    bulk(source, "--output", tmp_path / "out", *FLAGS, status=1)
+    out = tmp_path / "out"
+    flags = (*FLAGS, "--output-format", form, "--encoding", encoding, "--keep", "number")
+    if form != "npy":
+        flags += ("--representations", "dense,sparse,multi_vector")
+    bulk(source, "--output", out, *flags, status=1)
+    files = {path.name: path.read_bytes() for path in out.glob("part-*")}
     before = inputs(script)
-    bulk(source, "--output", tmp_path / "out", *FLAGS, "--retry-failed", status=1)
-    assert 1 <= inputs(script) - before <= 16
-    check(pq.read_table(tmp_path / "out"), table())
+    bulk(source, "--output", out, *flags, "--retry-failed", status=1)
+    assert inputs(script) - before == 1
+    assert {path.name: path.read_bytes() for path in out.glob("part-*")} == files
 
 
 def test_a_file_that_is_gone_is_made_again(bulk: Bulk, tmp_path: Path) -> None:
