@@ -52,9 +52,9 @@ def test_rows_that_failed_are_tried_again(
     """They alone, and on request; the others keep what they have, to the byte."""
     source = write(table(), tmp_path / "in.parquet")
     out = tmp_path / "out"
-    flags = (*FLAGS, "--output-format", form, "--encoding", encoding, "--keep", "number")
-    if form != "npy":
-        flags += ("--representations", "dense,sparse,multi_vector")
+    kinds = "dense" if form == "npy" else "dense,sparse,multi_vector"
+    of_output = ("--output-format", form, "--encoding", encoding, "--representations", kinds)
+    flags = (*FLAGS, *of_output, "--keep", "number")
     bulk(source, "--output", out, *flags, status=1)
     files = {path.name: path.read_bytes() for path in out.glob("part-*")}
     before = inputs(script)
