@@ -44,14 +44,34 @@ def test_a_run_goes_on_where_it_was(bulk: Bulk, script: Script, tmp_path: Path) 
     assert inputs(script) == before
 
 
-def test_rows_that_failed_are_tried_again(bulk: Bulk, tmp_path: Path, script: Script) -> None:
-    """Only on request; the others keep what they have."""
+@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "npy"])
+@pytest.mark.parametrize("encoding", ["float16", "int8", "ubinary"])
+def test_rows_that_failed_are_tried_again(
+    form: str, encoding: str, bulk: Bulk, tmp_path: Path, script: Script
+) -> None:
+    """They alone, and on request; the others keep what they have, to the byte."""
     source = write(table(), tmp_path / "in.parquet")
-    bulk(source, "--output", tmp_path / "out", *FLAGS, status=1)
+    out = tmp_path / "out"
+    kinds = "dense" if form == "npy" else "dense,sparse,multi_vector"
+    of_output = ("--output-format", form, "--encoding", encoding, "--representations", kinds)
+    flags = (*FLAGS, *of_output, "--keep", "number")
+    bulk(source, "--output", out, *flags, status=1)
+    files = {path.name: path.read_bytes() for path in out.glob("part-*")}
     before = inputs(script)
-    bulk(source, "--output", tmp_path / "out", *FLAGS, "--retry-failed", status=1)
-    assert 1 <= inputs(script) - before <= 16
-    check(pq.read_table(tmp_path / "out"), table())
+    bulk(source, "--output", out, *flags, "--retry-failed", status=1)
+    assert inputs(script) - before == 1
+    assert {path.name: path.read_bytes() for path in out.glob("part-*")} == files
+
+
+def test_a_file_that_is_gone_is_made_again(bulk: Bulk, tmp_path: Path) -> None:
+    """A joined file has no parts left: without it everything is to be done."""
+    rows = table(20, failing=())
+    source = write(rows, tmp_path / "in.parquet")
+    out = tmp_path / "out.parquet"
+    bulk(source, "--output", out, *FLAGS)
+    out.unlink()
+    bulk(source, "--output", out, *FLAGS)
+    check(pq.read_table(out), rows)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +156,7 @@ def test_two_processes_do_not_share_an_output(bulk: Bulk, tmp_path: Path) -> Non
     bulk(source, "--output", tmp_path / "out")
 
 
+@pytest.mark.slow  # the tests of the terminal do this, too
 def test_ctrl_c_finishes_the_running_units(script: Script, target: str, tmp_path: Path) -> None:
     """They are written, the rest is left, and the last line says how to go on."""
     script.max_in_flight_inputs = 32

@@ -81,6 +81,12 @@ class Feed:
         with self._changed:
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """End every stream: no thread waits for rows any more."""
+        with self._changed:
+            self._stream += 1
+            self._changed.notify_all()
+
     def fail(self, error: BaseException) -> None:
         """End the streams with an error of the files."""
         with self._changed:

@@ -96,9 +96,19 @@ class Output:
         if done is None or done.rows != unit.rows:
             return False
         stem = self._place.stem(unit.number)
-        return self._progress.joined or all(
-            with_ending(stem, suffix).exists() for suffix in self._form.suffixes
-        )
+        if self._progress.joined and self._place.file is not None and self._place.file.exists():
+            return True
+        return all(with_ending(stem, suffix).exists() for suffix in self._form.suffixes)
+
+    def restore(self, part: Part) -> set[int]:
+        """Fill a part with the embeddings that it had; return the places of those rows."""
+        if not self.is_written(part.unit):
+            return set()
+        places: set[int] = set()
+        for place, result in self._form.stored(self._place.stem(part.unit.number), part.form):
+            part.fill(place, result)
+            places.add(place)
+        return places
 
     def finish(self, units: Sequence[Unit]) -> None:
         """Join the parts, where the output is one file.

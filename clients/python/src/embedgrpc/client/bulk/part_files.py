@@ -19,8 +19,9 @@ from embedgrpc.client.bulk.arrow_tables import (
 from embedgrpc.client.bulk.batch_requests import BATCH_FORMAT, answer_lines
 from embedgrpc.client.bulk.durable import with_ending, write_whole
 from embedgrpc.client.bulk.json_numbers import json_numbers
-from embedgrpc.client.bulk.part import ERROR, Part
+from embedgrpc.client.bulk.part import ERROR, Part, VectorForm
 from embedgrpc.client.bulk.problems import UsageError
+from embedgrpc.client.bulk.stored_rows import Stored, stored_fields, stored_table
 
 MODEL: Final = "embedgrpc.model"
 SOURCE: Final = "embedgrpc.source"
@@ -41,6 +42,9 @@ class PartFormat(Protocol):
 
     def join(self, stems: Sequence[Path], output: Path) -> None:
         """Write all parts into one file; `output` is its path without the suffix."""
+
+    def stored(self, stem: Path, form: VectorForm) -> Stored:
+        """Yield the place and the embedding of each row of a part that has one."""
 
 
 class TableFormat:
@@ -93,6 +97,10 @@ class TableFormat:
 
         write_whole(with_ending(output, self._suffix), write)
 
+    def stored(self, stem: Path, form: VectorForm) -> Stored:
+        """Yield the embeddings of a part."""
+        return stored_table(self._reads(with_ending(stem, self._suffix)), form)
+
 
 class JsonLinesFormat:
     """A JSON object for each row, numbers with as few digits as they need."""
@@ -109,6 +117,10 @@ class JsonLinesFormat:
     def join(self, stems: Sequence[Path], output: Path) -> None:
         """Write all parts into one file, one after the other."""
         _concatenate(stems, output, self.suffixes[0])
+
+    def stored(self, stem: Path, form: VectorForm) -> Stored:
+        """Yield the embeddings of a part."""
+        return stored_fields(_json_rows(with_ending(stem, self.suffixes[0])), form)
 
 
 class NpyFormat:
@@ -146,6 +158,13 @@ class NpyFormat:
         _concatenate(stems, output, ".rows.jsonl")
         write_whole(with_ending(output, ".npy"), write)
 
+    def stored(self, stem: Path, form: VectorForm) -> Stored:
+        """Yield the embeddings of a part."""
+        rows = _json_rows(with_ending(stem, ".rows.jsonl"))
+        vectors = np.load(with_ending(stem, ".npy"))
+        pairs = zip(rows, vectors, strict=True)
+        return stored_fields([{**row, "embedding": vector} for row, vector in pairs], form)
+
 
 class BatchFormat:
     """Answers to the requests of a batch file of OpenAI's API."""
@@ -160,6 +179,11 @@ class BatchFormat:
     def join(self, stems: Sequence[Path], output: Path) -> None:
         """Write all parts into one file, one after the other."""
         _concatenate(stems, output, ".jsonl")
+
+    def stored(self, stem: Path, form: VectorForm) -> Stored:
+        """Yield nothing: an answer has no vectors if one of its texts failed."""
+        del stem, form
+        return iter(())
 
 
 OUTPUT_SUFFIXES: Final = {
@@ -200,6 +224,10 @@ def _concatenate(stems: Sequence[Path], output: Path, suffix: str) -> None:
                 shutil.copyfileobj(part, file, _PIECE_BYTES)
 
     write_whole(with_ending(output, suffix), write)
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _json_lines(part: Part, without: Sequence[str] = ()) -> Iterable[bytes]:

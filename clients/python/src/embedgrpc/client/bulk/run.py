@@ -135,6 +135,7 @@ class _Run:
                     for result in delivery.results():
                         self._record(result)
                 finally:
+                    self._feed.close()
                     self._writer.shutdown()
                 self._feed.check()
             finally:
@@ -193,7 +194,11 @@ class _Run:
         rows = self._inputs.read(unit)
         part = self._parts[unit.number] = Part(unit, rows, self._form)
         sent: list[tuple[Key, str]] = []
+        restored = self._output.restore(part)
+        self._report.rows_done += len(restored)
         for row, text in enumerate(rows.texts):
+            if row in restored:
+                continue
             problem = _problem_of(text)
             if problem or text is None:
                 part.fail(row, problem)
