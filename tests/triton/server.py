@@ -19,6 +19,7 @@ from tests.triton.environment import Environment
 
 _PATIENCE_S = 60.0
 _POLL_S = 0.02
+_READY_CALL_S = 5.0
 # How long the server waits for requests in progress when it is asked to stop.
 _EXIT_TIMEOUT_S = 1
 _PORT_ATTEMPTS = 3
@@ -29,6 +30,10 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps
 
 class ServerEndedError(Exception):
     """The server ended before it was ready; the message is its log."""
+
+
+class ServerStuckError(Exception):
+    """The server neither ended nor became ready; the message is its log."""
 
 
 class TritonServer:
@@ -106,6 +111,7 @@ class TritonServer:
 
         Raises:
             ServerEndedError: A model cannot be loaded, or a port is taken.
+            ServerStuckError: It is not ready after a long time.
         """
         assert self._process is None, "it runs already"
         with (self._folder / "log").open("ab") as log:
@@ -179,13 +185,16 @@ class TritonServer:
         """Wait until the log contains some words."""
         _wait_for(lambda: words in self.log, f"{words!r} in the log")
 
-    def call(self, method: str, request: Any, response: Any = None) -> Any:
+    def call(
+        self, method: str, request: Any, response: Any = None, *, timeout_s: float = _PATIENCE_S
+    ) -> Any:
         """Call a method of the server's service, and return the answer.
 
         Args:
             method: The name of the method, such as "ModelInfer".
             request: The request message.
             response: The class of the answer; None for bytes.
+            timeout_s: How long to wait for the answer.
 
         Raises:
             grpc.RpcError: The call failed.
@@ -197,7 +206,7 @@ class TritonServer:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=response and response.FromString,
             )
-            return stub(request, timeout=_PATIENCE_S, wait_for_ready=False)
+            return stub(request, timeout=timeout_s, wait_for_ready=False)
 
     def _signal(self, number: int) -> None:
         assert self._process is not None, "it does not run"
@@ -230,9 +239,10 @@ class TritonServer:
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
                 self.start()
-            except ServerEndedError:
-                # Another process may have taken a port meanwhile.
-                if "already in use" not in self.log or attempt == _PORT_ATTEMPTS:
+            except (ServerEndedError, ServerStuckError) as error:
+                # Another process may have taken a port meanwhile, and a start hangs now and then.
+                is_stuck = isinstance(error, ServerStuckError)
+                if attempt == _PORT_ATTEMPTS or not (is_stuck or "already in use" in self.log):
                     raise
                 self.kill()
                 self._ports = _free_ports(2)
@@ -247,11 +257,18 @@ class TritonServer:
             if self._process.poll() is not None:
                 raise ServerEndedError(self.log)
             try:
-                return bool(self.call("ServerReady", request, messages.ServerReadyResponse).ready)
+                # Another process may have taken the port, and not answer.
+                answer = self.call(
+                    "ServerReady", request, messages.ServerReadyResponse, timeout_s=_READY_CALL_S
+                )
             except grpc.RpcError:
                 return False
+            return bool(answer.ready)
 
-        _wait_for(ready, "tritonserver to be ready")
+        try:
+            _wait_for(ready, "tritonserver to be ready")
+        except AssertionError as error:
+            raise ServerStuckError(self.log) from error
 
     def _remove(self) -> None:
         self.stop()
