@@ -38,7 +38,8 @@ class IdOrder:
 
     def numbers(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the documents of keys."""
-        return self._numbers[keys & _RANK_MASK]
+        numbers: NDArray[np.int64] = self._numbers[keys & _RANK_MASK]
+        return numbers
 
 
 class BestDocuments:

@@ -228,9 +228,7 @@ class _Evaluation:
     def _report_failures(self) -> int:
         dataset = self._dataset
         if dataset.without_relevant:
-            _tell(
-                f"left out: queries without a relevant document: {dataset.without_relevant:,}"
-            )
+            _tell(f"left out: queries without a relevant document: {dataset.without_relevant:,}")
         if dataset.absent:
             _tell(f"counted as missed: relevant documents not in the corpus: {dataset.absent:,}")
         if not self._first_failure:
