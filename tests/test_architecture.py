@@ -111,6 +111,8 @@ FLOORS = {
         "cli_bulk_arguments",
         "cli_evaluate_arguments",
         "cli_numbers",
+        "engines",
+        "batch_types",
         "evaluate",
         "bulk",
         "__init__",
@@ -243,6 +245,7 @@ READ_ENVIRONMENT = {
     # NO_COLOR and TERM, by which every program on a terminal goes.
     "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
+    "embedgrpc.client.engines",
     # Handed to another process, but for what is secret.
     "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.
