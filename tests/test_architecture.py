@@ -111,6 +111,7 @@ FLOORS = {
         "cli_bulk_arguments",
         "cli_numbers",
         "bulk",
+        "integrations",
         "__init__",
         "public",
         "client",
@@ -241,6 +242,8 @@ READ_ENVIRONMENT = {
     # NO_COLOR and TERM, by which every program on a terminal goes.
     "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
+    # Keys, which frameworks must not write down.
+    "embedgrpc.client.integrations.keys",
     # Handed to another process, but for what is secret.
     "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.
