@@ -115,6 +115,7 @@ FLOORS = {
         "batch_types",
         "evaluate",
         "bulk",
+        "integrations",
         "__init__",
         "public",
         "client",
@@ -245,7 +246,10 @@ READ_ENVIRONMENT = {
     # NO_COLOR and TERM, by which every program on a terminal goes.
     "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
+    # Keys, which workers have in their environment.
     "embedgrpc.client.engines",
+    # Keys, which frameworks must not write down.
+    "embedgrpc.client.integrations.keys",
     # Handed to another process, but for what is secret.
     "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.

@@ -1,6 +1,7 @@
 """The environments of foreign clients: `python -m tests.clients.environment` installs them.
 
-One is for Python and one for Node, where Node is there. Both are apart from the project's own.
+One is for Python, one for Node, where Node is there, and one for the frameworks of our own
+integrations. All are apart from the project's own.
 """
 
 import os
@@ -9,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-PLACE = Path(__file__).parent.parent.parent / ".cache" / "clients"
+ROOT = Path(__file__).parent.parent.parent
+PLACE = ROOT / ".cache" / "clients"
 PROGRAMS = Path(__file__).parent / "programs"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 _PACKAGE = Path(__file__).parent / "package.json"
+_FRAMEWORKS = ROOT / "tests" / "integrations" / "requirements.txt"
 
 
 class EnvironmentMissingError(Exception):
@@ -36,6 +39,16 @@ def find_command(program: str) -> tuple[list[str], Path]:
     return [str(PLACE / "python/bin/python"), str(PROGRAMS / program)], PROGRAMS
 
 
+def find_frameworks() -> Path:
+    """Return the interpreter of the environment of frameworks.
+
+    Raises:
+        EnvironmentMissingError: They are not installed, or have other versions.
+    """
+    _check_stamp(PLACE / "frameworks", _FRAMEWORKS)
+    return PLACE / "frameworks/bin/python"
+
+
 def install() -> None:
     """Install the clients, unless they are installed.
 
@@ -43,14 +56,14 @@ def install() -> None:
         subprocess.CalledProcessError: A package cannot be installed; the installer has printed why.
     """
     uv = os.environ.get("UV", "uv")
-    _install(
-        PLACE / "python",
-        _REQUIREMENTS,
-        [
-            [uv, "venv", "--quiet", "--python", sys.executable, "."],
-            [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(_REQUIREMENTS)],
-        ],
-    )
+    client = ["-e", str(ROOT / "clients" / "python")]
+    for name, wanted, ours in (
+        ("python", _REQUIREMENTS, []),
+        ("frameworks", _FRAMEWORKS, client),
+    ):
+        make = [uv, "venv", "--quiet", "--python", sys.executable, "."]
+        fill = [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(wanted), *ours]
+        _install(PLACE / name, wanted, [make, fill])
     if shutil.which("npm") is not None:
         fetch = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
         _install(PLACE / "node", _PACKAGE, [["cp", str(_PACKAGE), "package.json"], fetch])

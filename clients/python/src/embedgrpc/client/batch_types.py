@@ -134,7 +134,7 @@ def read_texts(batch: Any, column: str) -> list[Any]:
     if library == "polars":
         return list(values.to_list())
     if library == "pandas":
-        return values.astype(object).where(values.notna(), None).tolist()
+        return list(values.astype(object).where(values.notna(), None))
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 

@@ -64,7 +64,7 @@ class EmbedBatch:
         batch_size: int = DEFAULT_BATCH_SIZE,
         patience_s: float = _PATIENCE_S,
         api_key: str = "",
-        client_options: Mapping[str, Any] | None = None,
+        client_settings: Mapping[str, Any] | None = None,
         **options: Unpack[EmbedOptions],
     ) -> None:
         """Check the settings; connect later.
@@ -84,7 +84,7 @@ class EmbedBatch:
             api_key: The API key of the caller; "" for the environment variable
                 EMBEDGRPC_API_KEY or EMBEDGRPC_TOKEN of the process that connects. A pickle holds
                 a key that you give here.
-            client_options: Further settings of the `Client`, such as `ca_file`.
+            client_settings: Further settings of the `Client`, such as `ca_file`.
             options: See `EmbedOptions`; only those of dense vectors. The priority is "bulk" unless
                 you set another.
 
@@ -107,12 +107,12 @@ class EmbedBatch:
         self._batch_size = batch_size
         self._patience_s = patience_s
         self._options: EmbedOptions = {"priority": "bulk", **options}
-        self._client_options = {**(client_options or {})}
+        self._client_settings = {**(client_settings or {})}
         if api_key:
-            self._client_options["api_key"] = api_key
+            self._client_settings["api_key"] = api_key
         self._session: _Session | None = None
         # Whatever is wrong with the settings of the client shows here, not on a worker.
-        Client(target, **self._client_options).close()
+        Client(target, **self._client_settings).close()
 
     def __call__(self, batch: Any) -> Any:
         """Embed a batch.
@@ -248,7 +248,7 @@ class EmbedBatch:
 
     def _with_credentials(self) -> dict[str, Any]:
         """Return the settings of the client, with a key or token of the environment."""
-        options = dict(self._client_options)
+        options = dict(self._client_settings)
         if not (options.get("api_key") or options.get("token")):
             options["api_key"] = os.environ.get(_KEY_VARIABLE, "")
             options["token"] = "" if options["api_key"] else os.environ.get(_TOKEN_VARIABLE, "")
