@@ -1,7 +1,8 @@
 """The environments of foreign clients: `python -m tests.clients.environment` installs them.
 
-One is for Python, one for Node, where Node is there, and one for the frameworks of our own
-integrations. All are apart from the project's own.
+One is for Python, one for Node, where Node is there, one for the frameworks of our own
+integrations, and one for light data engines. All are apart from the project's own. With `ray` or
+`spark` as arguments, it installs these engines, which are large.
 """
 
 import os
@@ -15,6 +16,7 @@ PLACE = ROOT / ".cache" / "clients"
 PROGRAMS = Path(__file__).parent / "programs"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 _PACKAGE = Path(__file__).parent / "package.json"
+_ENGINES = ROOT / "tests" / "data_engines"
 _FRAMEWORKS = ROOT / "tests" / "integrations" / "requirements.txt"
 
 
@@ -49,22 +51,39 @@ def find_frameworks() -> Path:
     return PLACE / "frameworks/bin/python"
 
 
-def install() -> None:
+def find_engine(name: str) -> Path:
+    """Return the interpreter of the environment of data engines: "light", "ray" or "spark".
+
+    Raises:
+        EnvironmentMissingError: They are not installed, or have other versions.
+    """
+    command = "clients" if name == "light" else "engines"
+    _check_stamp(PLACE / name, _ENGINES / f"{name}.txt", command)
+    return PLACE / name / "bin/python"
+
+
+def install(*engines: str) -> None:
     """Install the clients, unless they are installed.
+
+    Args:
+        engines: Install these engines instead: "ray", "spark".
 
     Raises:
         subprocess.CalledProcessError: A package cannot be installed; the installer has printed why.
     """
     uv = os.environ.get("UV", "uv")
     client = ["-e", str(ROOT / "clients" / "python")]
-    for name, wanted, ours in (
+    light: list[tuple[str, Path, list[str]]] = [
         ("python", _REQUIREMENTS, []),
         ("frameworks", _FRAMEWORKS, client),
-    ):
+        ("light", _ENGINES / "light.txt", client),
+    ]
+    heavy = [(name, _ENGINES / f"{name}.txt", client) for name in engines]
+    for name, wanted, ours in heavy or light:
         make = [uv, "venv", "--quiet", "--python", sys.executable, "."]
         fill = [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(wanted), *ours]
         _install(PLACE / name, wanted, [make, fill])
-    if shutil.which("npm") is not None:
+    if not engines and shutil.which("npm") is not None:
         fetch = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
         _install(PLACE / "node", _PACKAGE, [["cp", str(_PACKAGE), "package.json"], fetch])
 
@@ -83,11 +102,11 @@ def _install(folder: Path, wanted: Path, commands: list[list[str]]) -> None:
     (folder / "installed").write_bytes(wanted.read_bytes())
 
 
-def _check_stamp(folder: Path, wanted: Path) -> None:
+def _check_stamp(folder: Path, wanted: Path, command: str = "clients") -> None:
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_bytes() != wanted.read_bytes():
-        raise EnvironmentMissingError(f"no current clients at {folder}: run `uv run poe clients`")
+        raise EnvironmentMissingError(f"no current clients at {folder}: run `uv run poe {command}`")
 
 
 if __name__ == "__main__":
-    install()
+    install(*sys.argv[1:])

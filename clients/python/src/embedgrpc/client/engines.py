@@ -156,6 +156,12 @@ class EmbedBatch:
                 [*batch.columns, *added.values()], names=[*batch.schema.names, *added]
             )
 
+    def dimensions(self) -> int:
+        """Return the length of the vectors in numbers; ask the server if need be."""
+        session = self._current_session()
+        session.embed({})
+        return session.form.dimensions
+
     def arrow_schema(self, schema: Any, *, fixed_size: bool = True) -> Any:
         """Return the `pyarrow.Schema` of what comes out; ask the server if need be.
 
