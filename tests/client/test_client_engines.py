@@ -20,7 +20,7 @@ from embedgrpc.client import ConnectionFailedError, InvalidRequestError, ModelCh
 from embedgrpc.client.engines import EmbedBatch
 from embedgrpc.v1 import common_pb2
 from tests.client.made_up import DIMENSIONS, vector_of
-from tests.client.servicer import Refusal, Script, serving
+from tests.client.servicer import Refusal, Script, info, serving
 
 TEXTS = ["a tower", "fail:INPUT_TOO_LONG", "Größe", None, "a river"]
 FAILED = "INPUT_TOO_LONG: as asked"
@@ -30,7 +30,8 @@ ERRORS = [None, FAILED, None, NULL, None]
 
 def table(texts: list[Any] = TEXTS) -> pa.Table:
     """Make a table with ids and texts."""
-    return pa.table({"id": list(range(len(texts))), "text": pa.array(texts, pa.string())})
+    ids = pa.array(range(len(texts)), pa.int64())
+    return pa.table({"id": ids, "text": pa.array(texts, pa.string())})
 
 
 def check(vectors: list[Any], errors: list[Any]) -> None:
@@ -355,7 +356,8 @@ def test_vectors_of_two_models_do_not_mix(target: str, script: Script) -> None:
 
 def test_an_invalid_request_is_raised(target: str, script: Script) -> None:
     """It would fail with every batch."""
-    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "bad dimensions")
+    details = (info("INVALID_REQUEST"),)
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "bad dimensions", details)
     script.breaks.append((0, refusal))
     with pytest.raises(InvalidRequestError, match="bad dimensions"):
         EmbedBatch(target)(table())
