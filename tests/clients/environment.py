@@ -1,7 +1,7 @@
 """The environments of foreign clients: `python -m tests.clients.environment` installs them.
 
-One is for Python, one for Node, where Node is there, and one for the frameworks of our own
-integrations. All are apart from the project's own.
+One is for Python, one for Node, where Node is there, and two for the frameworks of our own
+integrations: those that need PyTorch take several gigabytes. All are apart from the project's own.
 """
 
 import os
@@ -15,7 +15,11 @@ PLACE = ROOT / ".cache" / "clients"
 PROGRAMS = Path(__file__).parent / "programs"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 _PACKAGE = Path(__file__).parent / "package.json"
-_FRAMEWORKS = ROOT / "tests" / "integrations" / "requirements.txt"
+_INTEGRATIONS = ROOT / "tests" / "integrations"
+_FRAMEWORKS = {
+    "frameworks": _INTEGRATIONS / "requirements.txt",
+    "frameworks-torch": _INTEGRATIONS / "requirements-torch.txt",
+}
 
 
 class EnvironmentMissingError(Exception):
@@ -39,14 +43,14 @@ def find_command(program: str) -> tuple[list[str], Path]:
     return [str(PLACE / "python/bin/python"), str(PROGRAMS / program)], PROGRAMS
 
 
-def find_frameworks() -> Path:
-    """Return the interpreter of the environment of frameworks.
+def find_frameworks(name: str) -> Path:
+    """Return the interpreter of an environment: "frameworks", or "frameworks-torch".
 
     Raises:
         EnvironmentMissingError: They are not installed, or have other versions.
     """
-    _check_stamp(PLACE / "frameworks", _FRAMEWORKS)
-    return PLACE / "frameworks/bin/python"
+    _check_stamp(PLACE / name, _FRAMEWORKS[name])
+    return PLACE / name / "bin/python"
 
 
 def install() -> None:
@@ -59,7 +63,7 @@ def install() -> None:
     client = ["-e", str(ROOT / "clients" / "python")]
     for name, wanted, ours in (
         ("python", _REQUIREMENTS, []),
-        ("frameworks", _FRAMEWORKS, client),
+        *((name, wanted, client) for name, wanted in _FRAMEWORKS.items()),
     ):
         make = [uv, "venv", "--quiet", "--python", sys.executable, "."]
         fill = [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(wanted), *ours]
