@@ -35,7 +35,12 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("encode_query", {}, {"input_type": common_pb2.INPUT_TYPE_QUERY}),
         ("encode_document", {}, {"input_type": common_pb2.INPUT_TYPE_DOCUMENT}),
         ("encode_query", {"prompt": "find: "}, {"prompt_text": "find: "}),
-        ("encode", {"truncate_dim": 8}, {"dimensions": 8}),
+        ("encode", {"truncate_dim": 8}, {}),
+        (
+            "encode",
+            {"truncate_dim": 8, "normalize_embeddings": True},
+            {"dimensions": 8, "normalize": True},
+        ),
         ("encode", {"normalize_embeddings": True}, {"normalize": True}),
         ("encode", {"normalize_embeddings": False, "batch_size": 1, "device": "cpu"}, {}),
         ("encode", {"precision": "binary"}, {"encoding": pb.VECTOR_ENCODING_UBINARY}),
@@ -54,10 +59,18 @@ def test_arguments_become_options(
 def test_vectors_are_arrays_by_default(target: str) -> None:
     """One text has one vector; the object's own length is that of all vectors."""
     model = EmbedGrpcSentenceTransformer(target, truncate_dim=8)
-    assert np.array_equal(model.encode("a text"), vector_of("a text", 8))
-    assert np.array_equal(model.encode(["a", "b"]), [vector_of("a", 8), vector_of("b", 8)])
+    assert np.array_equal(model.encode("a text"), vector_of("a text")[:8])
+    assert np.array_equal(model.encode(["a", "b"]), [vector_of("a")[:8], vector_of("b")[:8]])
     assert model.get_sentence_embedding_dimension() == 8
     assert EmbedGrpcSentenceTransformer(target).get_embedding_dimension() == DIMENSIONS
+
+
+def test_texts_may_be_cut_sooner(target: str, script: Script) -> None:
+    """By the attribute that a SentenceTransformer has."""
+    model = EmbedGrpcSentenceTransformer(target)
+    model.max_seq_length = 64
+    model.encode("a text")
+    assert script.calls[-1].options.max_tokens == model.max_seq_length == 64
 
 
 def test_the_model_describes_itself(target: str) -> None:

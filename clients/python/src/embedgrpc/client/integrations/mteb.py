@@ -14,6 +14,7 @@ from embedgrpc.client.integrations.sentence_transformers import (
     EmbedGrpcCrossEncoder,
     EmbedGrpcSentenceTransformer,
     ServedModel,
+    to_tensor,
 )
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +68,14 @@ class EmbedGrpcMtebEncoder(EmbedGrpcSentenceTransformer):
         else:
             vectors = super().encode(given, prompt_name, **options)
         return vectors if len(given) == len(texts) else _with_zeros(texts, vectors)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Compare every vector of one array with every vector of another: a tensor [n, m]."""
+        return to_tensor(super().similarity(embeddings1, embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Compare the vectors of two arrays one by one: a tensor [n]."""
+        return to_tensor(super().similarity_pairwise(embeddings1, embeddings2))
 
     @property
     def mteb_model_meta(self) -> ModelMeta:

@@ -78,6 +78,7 @@ class ServedModel:
         self._connection = Connection(target, api_key=api_key, **(client_settings or {}))
         self._model = model
         self._description: Model | None = None
+        self._max_tokens = 0
 
     @property
     def description(self) -> Model:
@@ -94,8 +95,12 @@ class ServedModel:
 
     @property
     def max_seq_length(self) -> int:
-        """The limit of tokens in a text."""
-        return self.description.max_tokens
+        """The limit of tokens in a text; set it to cut texts sooner than the model must."""
+        return self._max_tokens or self.description.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        self._max_tokens = tokens
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.target!r}, {self._model!r})"
@@ -243,20 +248,30 @@ class EmbedGrpcSentenceTransformer(ServedModel):
     ) -> Any:
         _check_options(options)
         precision = options.get("precision", "float32")
+        is_normalized = bool(options.get("normalize_embeddings"))
+        dimensions = options.get("truncate_dim") or self.truncate_dim or 0
+        # The server scales short vectors to unit length where the model does so with long ones; a
+        # SentenceTransformer only cuts them.
+        is_cut_here = bool(dimensions) and precision == "float32" and not is_normalized
         vectors = self._connection.client().encode(
             inputs,
             model=self._model,
             show_progress_bar=show_progress_bar,
-            dimensions=options.get("truncate_dim") or self.truncate_dim or 0,
-            normalize=True if options.get("normalize_embeddings") else None,
+            dimensions=0 if is_cut_here else dimensions,
+            normalize=True if is_normalized else None,
             encoding="float32" if precision == "float32" else "ubinary",
+            max_tokens=self._max_tokens,
             **cast("Any", prompt),
         )
+        if is_cut_here:
+            vectors = vectors[..., :dimensions]
         if precision == "binary":
             vectors = (vectors.astype(np.int16) - _BINARY_OFFSET).astype(np.int8)
-        if options.get("convert_to_tensor"):
-            return _tensor(vectors)
-        return vectors if options.get("convert_to_numpy", True) else list(_tensor(vectors))
+        is_array = options.get("convert_to_numpy", True) and not options.get("convert_to_tensor")
+        if is_array:
+            return vectors
+        is_list = not options.get("convert_to_tensor") and vectors.ndim > 1
+        return list(to_tensor(vectors)) if is_list else to_tensor(vectors)
 
 
 class EmbedGrpcCrossEncoder(ServedModel):
@@ -296,9 +311,9 @@ class EmbedGrpcCrossEncoder(ServedModel):
         scores = self._score(pairs, activation_fn)
         if is_one:
             scores = scores[0]
-        if convert_to_tensor:
-            return _tensor(scores)
-        return scores if convert_to_numpy else list(_tensor(scores))
+        if convert_to_numpy and not convert_to_tensor:
+            return scores
+        return to_tensor(scores) if convert_to_tensor or is_one else list(to_tensor(scores))
 
     def rank(
         self,
@@ -318,11 +333,18 @@ class EmbedGrpcCrossEncoder(ServedModel):
             model=self._model,
             return_documents=return_documents,
             score_scale=_scale(activation_fn),
+            max_tokens=self._max_tokens,
         )
 
     def _score(self, pairs: Sequence[tuple[str, str]], activation_fn: Any) -> NDArray[np.float32]:
         client = self._connection.client()
-        return score_pairs(client, pairs, model=self._model, score_scale=_scale(activation_fn))
+        return score_pairs(
+            client,
+            pairs,
+            model=self._model,
+            score_scale=_scale(activation_fn),
+            max_tokens=self._max_tokens,
+        )
 
 
 def _prompt(name: str | None, text: str | None) -> dict[str, Any]:
@@ -354,7 +376,8 @@ def _scale(activation_fn: Any) -> ScoreScale | None:
     return scale
 
 
-def _tensor(values: Any) -> Any:
+def to_tensor(values: Any) -> Any:
+    """Return the tensor of an array, with its numbers."""
     return importlib.import_module("torch").from_numpy(np.asarray(values))
 
 
@@ -369,7 +392,7 @@ def _array(vectors: Any) -> NDArray[Any]:
 
 def _like(given: Any, values: NDArray[np.float32]) -> Any:
     is_tensor = _is_tensor(given[0] if isinstance(given, list) and given else given)
-    return _tensor(values) if is_tensor else values
+    return to_tensor(values) if is_tensor else values
 
 
 def _is_tensor(value: Any) -> bool:
