@@ -1,8 +1,9 @@
 """The environments of foreign clients: `python -m tests.clients.environment` installs them.
 
-One is for Python, one for Node, where Node is there, one for the frameworks of our own
-integrations, and one for light data engines. All are apart from the project's own. With `ray` or
-`spark` as arguments, it installs these engines, which are large.
+One is for Python, one for Node, where Node is there, two for the frameworks of our own
+integrations, and one for light data engines. All are apart from the project's own. The frameworks
+that need PyTorch take several gigabytes. With `ray` or `spark` as arguments, it installs these
+engines alone.
 """
 
 import os
@@ -17,7 +18,11 @@ PROGRAMS = Path(__file__).parent / "programs"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 _PACKAGE = Path(__file__).parent / "package.json"
 _ENGINES = ROOT / "tests" / "data_engines"
-_FRAMEWORKS = ROOT / "tests" / "integrations" / "requirements.txt"
+_INTEGRATIONS = ROOT / "tests" / "integrations"
+_FRAMEWORKS = {
+    "frameworks": _INTEGRATIONS / "requirements.txt",
+    "frameworks-torch": _INTEGRATIONS / "requirements-torch.txt",
+}
 
 
 class EnvironmentMissingError(Exception):
@@ -41,14 +46,14 @@ def find_command(program: str) -> tuple[list[str], Path]:
     return [str(PLACE / "python/bin/python"), str(PROGRAMS / program)], PROGRAMS
 
 
-def find_frameworks() -> Path:
-    """Return the interpreter of the environment of frameworks.
+def find_frameworks(name: str) -> Path:
+    """Return the interpreter of an environment: "frameworks", or "frameworks-torch".
 
     Raises:
         EnvironmentMissingError: They are not installed, or have other versions.
     """
-    _check_stamp(PLACE / "frameworks", _FRAMEWORKS)
-    return PLACE / "frameworks/bin/python"
+    _check_stamp(PLACE / name, _FRAMEWORKS[name])
+    return PLACE / name / "bin/python"
 
 
 def find_engine(name: str) -> Path:
@@ -75,7 +80,7 @@ def install(*engines: str) -> None:
     client = ["-e", str(ROOT / "clients" / "python")]
     light: list[tuple[str, Path, list[str]]] = [
         ("python", _REQUIREMENTS, []),
-        ("frameworks", _FRAMEWORKS, client),
+        *((name, wanted, client) for name, wanted in _FRAMEWORKS.items()),
         ("light", _ENGINES / "light.txt", client),
     ]
     heavy = [(name, _ENGINES / f"{name}.txt", client) for name in engines]
