@@ -33,10 +33,10 @@ _MODELS = {
 
 
 @pytest.fixture(scope="session")
-def frameworks() -> Path:
-    """The interpreter of the frameworks' environment."""
+def frameworks(request: pytest.FixtureRequest) -> Path:
+    """The interpreter of the environment that a test is parametrized with."""
     try:
-        return find_frameworks()
+        return find_frameworks(request.param)
     except EnvironmentMissingError as obstacle:
         if os.environ.get("CI"):
             pytest.fail(str(obstacle))
@@ -45,13 +45,12 @@ def frameworks() -> Path:
 
 @pytest.fixture(scope="session")
 def served(
-    frameworks: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, str]]:
     """The variables of a program that uses a framework, which name two servers.
 
     SERVED_TARGET serves all models, KEYED_TARGET the first one to callers with KEYED_KEY.
     """
-    del frameworks  # without it nothing would be run
     flags = [flag for name, source in _MODELS.items() for flag in ("--model", f"{name}={source}")]
     keys = KeyFile(tmp_path_factory.mktemp("keys"))
     key = keys.add("one")
@@ -69,4 +68,7 @@ def served(
             "SERVED_TARGET": target,
             "KEYED_TARGET": keyed_target,
             "KEYED_KEY": key,
+            # The files of two of the models, for the libraries that they are compared with.
+            "EMBED_FOLDER": _MODELS["embed"],
+            "CROSS_FOLDER": _MODELS["cross"],
         }

@@ -12,9 +12,17 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(4 * PAT
 
 PROGRAMS = Path(__file__).parent / "programs"
 SUITES = sorted(path.stem for path in PROGRAMS.glob("*_suite.py"))
+NEED_TORCH = ("mteb_suite", "sentence_transformers_suite", "txtai_suite")
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    ("suite", "frameworks"),
+    [
+        pytest.param(suite, "frameworks-torch" if suite in NEED_TORCH else "frameworks", id=suite)
+        for suite in SUITES
+    ],
+    indirect=["frameworks"],
+)
 async def test_the_suite_of_a_framework_passes(
     suite: str, frameworks: Path, served: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -19,8 +19,13 @@ SECTIONS = {
         r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
 }
+NEED_TORCH = ("MTEB and sentence-transformers", "txtai")
 SNIPPETS = [
-    pytest.param(snippet, id=f"{title}-{number}")
+    pytest.param(
+        snippet,
+        "frameworks-torch" if title in NEED_TORCH else "frameworks",
+        id=f"{title}-{number}",
+    )
     for title, snippets in SECTIONS.items()
     for number, snippet in enumerate(snippets)
 ]
@@ -29,7 +34,7 @@ SNIPPETS = [
 @pytest.mark.clients
 @pytest.mark.slow
 @pytest.mark.timeout(4 * PATIENCE_S)
-@pytest.mark.parametrize("snippet", SNIPPETS)
+@pytest.mark.parametrize(("snippet", "frameworks"), SNIPPETS, indirect=["frameworks"])
 async def test_each_snippet_runs(
     snippet: str, frameworks: Path, served: Mapping[str, str], tmp_path: Path
 ) -> None:

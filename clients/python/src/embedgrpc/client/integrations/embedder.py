@@ -48,7 +48,7 @@ class Embedder:
         self._for_documents = for_documents(options or {})
         self._for_queries = for_queries({**(options or {}), **(query_options or {})})
         for chosen in (self._for_documents, self._for_queries):
-            _check(chosen, is_sparse=is_sparse)
+            check_options(chosen, is_sparse=is_sparse)
             if is_sparse:
                 chosen.update(_SPARSE)
 
@@ -147,7 +147,7 @@ class Embedder:
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return int(self._for_documents.get("dimensions") or self._described().dimensions)
+        return int(self._for_documents.get("dimensions") or self.describe().dimensions)
 
     def similarity(self) -> str:
         """Return the function that compares the vectors: see `Model.similarity`.
@@ -155,9 +155,14 @@ class Embedder:
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return self._described().similarity
+        return self.describe().similarity
 
-    def _described(self) -> Model:
+    def describe(self) -> Model:
+        """Return the model as the server describes it.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+        """
         client = self.connection.client()
         return client.get_model(self.model or client.get_server().default_model)
 
@@ -171,7 +176,8 @@ class Embedder:
         return f"{type(self).__name__}({self.connection!r}, model={self.model!r})"
 
 
-def _check(options: Mapping[str, Any], *, is_sparse: bool) -> None:
+def check_options(options: Mapping[str, Any], *, is_sparse: bool = False) -> None:
+    """Check that options ask for what frameworks have room for: see `Embedder`."""
     embed_options(**options)
     dense = {name: value for name, value in options.items() if name != "max_sparse_terms"}
     require_dense(cast("Any", dense if is_sparse else options))
