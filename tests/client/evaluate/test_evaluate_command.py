@@ -149,6 +149,7 @@ def test_a_query_that_fails_finds_nothing(run: Run, tmp_path: Path) -> None:
     code, out, err = run(write(tmp_path, queries=queries), "--json")
     assert (code, json.loads(out)["failed_queries"]) == (1, 1)
     assert "1 of 5 queries failed" in err
+    assert "the query 'q0': INPUT_TOO_LONG: " in err
     exact = np.sum(expected(DOCUMENTS, similarity)[1:]) / 5
     assert json.loads(out)["results"][0]["ndcg@10"] == pytest.approx(exact)
 
