@@ -111,6 +111,8 @@ FLOORS = {
         "cli_bulk_arguments",
         "cli_evaluate_arguments",
         "cli_numbers",
+        "engines",
+        "batch_types",
         "evaluate",
         "bulk",
         "integrations",
@@ -244,6 +246,8 @@ READ_ENVIRONMENT = {
     # NO_COLOR and TERM, by which every program on a terminal goes.
     "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
+    # Keys, which workers have in their environment.
+    "embedgrpc.client.engines",
     # Keys, which frameworks must not write down.
     "embedgrpc.client.integrations.keys",
     # Handed to another process, but for what is secret.
