@@ -16,7 +16,7 @@ from chromadb.utils.embedding_functions import (
 )
 from conftest import SHORT
 
-from embedgrpc.client.errors import EncodeError, UnauthenticatedError
+from embedgrpc.client.errors import EncodeError, ModelChangedError, UnauthenticatedError
 from embedgrpc.client.integrations.chroma import (
     EmbedGrpcEmbeddingFunction,
     EmbedGrpcSparseEmbeddingFunction,
@@ -132,6 +132,20 @@ def test_the_address_may_change_but_not_the_model(target, database):
         collection.modify(configuration={"embedding_function": other})
     moved = EmbedGrpcEmbeddingFunction(target, "minilm", client_settings={"timeout_s": 5})
     collection.modify(configuration={"embedding_function": moved})
+
+
+def test_another_model_of_the_same_name_is_refused(target, client, database):
+    """A collection that knows the fingerprint never mixes vectors of two models."""
+    fingerprint = client.get_model("minilm").fingerprint
+    function = EmbedGrpcEmbeddingFunction(target, "minilm", fingerprint=fingerprint)
+    collection = database.create_collection("texts", embedding_function=function)
+    collection.add(ids=["a"], documents=["a text"])
+    other = EmbedGrpcEmbeddingFunction(target, "minilm", fingerprint="of-another")
+    for call in (other, other.embed_query):
+        with pytest.raises(ModelChangedError, match="of-another"):
+            call(DOCUMENTS)
+    with pytest.raises(ValueError, match="another fingerprint"):
+        collection.modify(configuration={"embedding_function": other})
 
 
 def test_a_collection_opens_again_in_another_process(target, tmp_path, database, client):
