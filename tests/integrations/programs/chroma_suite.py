@@ -7,6 +7,7 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
+from chromadb import K, Schema, SparseVectorIndexConfig
 from chromadb.test.ef import test_custom_ef as published_custom
 from chromadb.test.ef import test_ef as published
 from chromadb.utils.embedding_functions import (
@@ -90,6 +91,17 @@ def test_sparse_vectors_are_those_of_the_plain_client(target, client):
         for one, other in zip(found, expected.sparse, strict=True):
             assert one.indices == other.indices.tolist()
             assert one.values == other.values.tolist()
+
+
+def test_a_schema_keeps_the_sparse_function(target):
+    """As JSON, from which Chroma makes it again."""
+    function = EmbedGrpcSparseEmbeddingFunction(target, "splade", options={"max_sparse_terms": 5})
+    schema = Schema()
+    config = SparseVectorIndexConfig(embedding_function=function, source_key=K.DOCUMENT)
+    schema.create_index(config=config, key="sparse")
+    again = Schema.deserialize_from_json(schema.serialize_to_json()).keys["sparse"]
+    found = again.sparse_vector.sparse_vector_index.config.embedding_function
+    assert found.get_config() == function.get_config()
 
 
 def test_settings_come_back(target, client):
