@@ -6,7 +6,7 @@ spark-submit spark.py HOST:PORT documents.parquet vectors
 import sys
 
 from pyspark.sql import SparkSession
-from pyspark.sql.types import ArrayType, FloatType, StringType
+from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType
 
 from embedgrpc.client.engines import EmbedBatch
 
@@ -16,7 +16,13 @@ def main() -> None:
     target, source, output = sys.argv[1:]
     spark = SparkSession.builder.appName("embed").getOrCreate()
     documents = spark.read.parquet(source)
-    schema = documents.schema.add("embedding", ArrayType(FloatType())).add("error", StringType())
+    schema = StructType(
+        [
+            *documents.schema,
+            StructField("embedding", ArrayType(FloatType())),
+            StructField("error", StringType()),
+        ]
+    )
     embed = EmbedBatch(target, text_column="text")
     documents.mapInArrow(embed.map_arrow, schema).write.parquet(output)
     spark.stop()

@@ -19,6 +19,7 @@ import pytest
 from embedgrpc.client import ConnectionFailedError, InvalidRequestError, ModelChangedError
 from embedgrpc.client.engines import EmbedBatch
 from embedgrpc.v1 import common_pb2
+from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Refusal, Script, info, serving
 
@@ -163,6 +164,7 @@ def test_texts_are_sent_as_bulk(target: str, script: Script) -> None:
     EmbedBatch(target, model="alias", input_type="document", dimensions=4)(table())
     (setup,) = script.calls
     assert setup.options.priority == common_pb2.PRIORITY_BULK
+    assert setup.options.representations == [pb.REPRESENTATION_DENSE]
     assert (setup.model, setup.options.dimensions) == ("alias", 4)
     assert setup.options.input_type == common_pb2.INPUT_TYPE_DOCUMENT
     EmbedBatch(target, priority="interactive")(table())

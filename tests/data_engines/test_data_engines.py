@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ PROGRAMS = Path(__file__).parent / "programs"
 EMPTY = 700  # the row without a text
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(10 * PATIENCE_S)]
 LIGHT = ["datasets_map", "dask_frames", "polars_frame", "duckdb_table"]
-NIGHTLY = [pytest.mark.nightly, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def environment(home: Path, interpreter: str) -> Mapping[str, str]:
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        # Two threads, and four attempts at each task.
+        # Two threads, and four attempts at each task: the program sets no master.
         "PYSPARK_SUBMIT_ARGS": "--master local[2,4] --conf spark.ui.enabled=false pyspark-shell",
         "SPARK_LOCAL_IP": "127.0.0.1",
         **{name: os.environ[name] for name in ("JAVA_HOME",) if name in os.environ},
@@ -209,18 +209,37 @@ def is_worker_of_spark(pid: int, others: set[int]) -> bool:
     return is_python and parent in others and "pyspark.daemon" in command_of(parent)
 
 
-@pytest.mark.parametrize(
-    ("name", "engine", "is_worker"),
-    [
-        pytest.param("ray_data", "ray", is_actor_of_ray, marks=NIGHTLY),
-        pytest.param("spark", "spark", is_worker_of_spark, marks=NIGHTLY),
-    ],
-)
+@dataclass(frozen=True)
+class Clustered:
+    """An engine with workers of its own.
+
+    Attributes:
+        program: Its program among the examples.
+        environment: Where it is installed.
+        is_worker: Whether a process is a worker that embeds, among those that the program started.
+        told: What it prints when a worker died.
+    """
+
+    program: str
+    environment: str
+    is_worker: Callable[[int, set[int]], bool]
+    told: str
+
+
+CLUSTERED = [
+    Clustered("ray_data", "ray", is_actor_of_ray, "A worker died or was killed"),
+    Clustered("spark", "spark", is_worker_of_spark, "Lost task"),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.long
+@pytest.mark.parametrize("engine", CLUSTERED, ids=lambda one: one.program)
 async def test_an_engine_goes_on_after_a_worker_is_killed(
-    name: str, engine: str, is_worker: Callable[[int, set[int]], bool], target: str, tmp_path: Path
+    engine: Clustered, target: str, tmp_path: Path
 ) -> None:
     """A worker dies in the middle: each id is there once all the same, with its vector."""
-    interpreter = find(engine)
+    interpreter = find(engine.environment)
     documents = write(tmp_path / "in.parquet", 60_000)
     output = tmp_path / "out"
     relay = Watched(target, after_bytes=2_000_000)
@@ -228,20 +247,16 @@ async def test_an_engine_goes_on_after_a_worker_is_killed(
     async with listener:
         address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         arguments = (address, tmp_path / "in.parquet", output)
-        async with started(
-            interpreter, EXAMPLES / f"{name}.py", *arguments, home=tmp_path
-        ) as process:
+        program = EXAMPLES / f"{engine.program}.py"
+        async with started(interpreter, program, *arguments, home=tmp_path) as process:
             ended = asyncio.ensure_future(process.communicate())
             under_way = asyncio.ensure_future(relay.is_under_way.wait())
             await asyncio.wait({ended, under_way}, return_when=asyncio.FIRST_COMPLETED)
             assert not ended.done(), ended.result()[0].decode()
             started_by_it = set(descendants(process.pid))
-            workers = [pid for pid in started_by_it if is_worker(pid, started_by_it)]
-            assert workers
-            kill(workers[0])
+            kill(next(pid for pid in started_by_it if engine.is_worker(pid, started_by_it)))
             printed, _ = await ended
             assert process.returncode == 0, printed.decode()
-    # Of all that the server had sent when the worker died, some was sent again.
-    files = sorted(output.rglob("*.parquet"))
-    made = pa.concat_tables(pq.read_table(file) for file in files)
+            assert engine.told in printed.decode()
+    made = pa.concat_tables(pq.read_table(file) for file in output.rglob("*.parquet"))
     check(made, documents, target)

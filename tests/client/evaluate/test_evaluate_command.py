@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 
 from embedgrpc.client.cli import main
+from embedgrpc.client.cli_arguments import parse_arguments
 from embedgrpc.client.evaluate.measures import quality_of
+from embedgrpc.client.evaluate.vector_forms import BYTES_OF_FORMS
 from embedgrpc.client.similarity import similarity
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, vector_of
@@ -145,6 +149,7 @@ def test_a_query_that_fails_finds_nothing(run: Run, tmp_path: Path) -> None:
     code, out, err = run(write(tmp_path, queries=queries), "--json")
     assert (code, json.loads(out)["failed_queries"]) == (1, 1)
     assert "1 of 5 queries failed" in err
+    assert "the query 'q0': INPUT_TOO_LONG: " in err
     exact = np.sum(expected(DOCUMENTS, similarity)[1:]) / 5
     assert json.loads(out)["results"][0]["ndcg@10"] == pytest.approx(exact)
 
@@ -260,3 +265,16 @@ def test_wrong_flags_are_refused(
         run("folder", *flags)
     assert ended.value.code == 2
     assert message in capfd.readouterr().err
+
+
+def test_the_page_shows_commands_and_measured_rows() -> None:
+    """Its commands parse, and its table has the sizes that the command prints."""
+    page = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text("utf-8")
+    commands = re.findall(r"^embedgrpc-client (evaluate .*)$", page, re.MULTILINE)
+    assert [parse_arguments(shlex.split(one), "x").dataset for one in commands] == [
+        "my-dataset"
+    ] * 2
+    rows = re.findall(r"^\| (\S+) +\| +(\d+) \| +([\d,]+) \|", page, re.MULTILINE)
+    assert len(rows) == 20
+    for form, dimensions, size in rows:
+        assert BYTES_OF_FORMS[form](int(dimensions)) == int(size.replace(",", ""))

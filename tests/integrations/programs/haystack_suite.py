@@ -175,7 +175,7 @@ def test_components_have_haystacks_protocols():
 
 @pytest.mark.parametrize("on_a_loop", [False, True])
 def test_search_finds_what_the_plain_client_finds(target, cranfield, on_a_loop):
-    """By pipelines that index and search, as they are written in Haystack."""
+    """By pipelines that index, search and rank, as they are written in Haystack."""
     store = InMemoryDocumentStore(embedding_similarity_function="cosine")
     settings = {"target": target, "model": "minilm", "options": SHORT}
     indexing = Pipeline()
@@ -185,19 +185,24 @@ def test_search_finds_what_the_plain_client_finds(target, cranfield, on_a_loop):
     searching = Pipeline()
     searching.add_component("embedder", EmbedGrpcTextEmbedder(**settings))
     searching.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=10))
+    searching.add_component("ranker", EmbedGrpcRanker(target, model="cross"))
     searching.connect("embedder.embedding", "retriever.query_embedding")
+    searching.connect("retriever", "ranker")
 
     def run(pipeline, inputs):
         if on_a_loop:
-            return asyncio.run(pipeline.run_async(inputs))
-        return pipeline.run(inputs)
+            return asyncio.run(pipeline.run_async(inputs, include_outputs_from={"retriever"}))
+        return pipeline.run(inputs, include_outputs_from={"retriever"})
 
     documents = [Document(content=text, id=name) for name, text in cranfield.documents.items()]
     run(indexing, {"embedder": {"documents": documents}})
+    answers = {
+        text: run(searching, {"embedder": {"text": text}, "ranker": {"query": text}})
+        for text in cranfield.queries.values()
+    }
 
-    def search(text):
-        return [
-            one.id for one in run(searching, {"embedder": {"text": text}})["retriever"]["documents"]
-        ]
+    def ids(name):
+        return lambda text: [one.id for one in answers[text][name]["documents"]]
 
-    assert cranfield.ndcg(search) == pytest.approx(cranfield.expected, abs=1e-3)
+    assert cranfield.ndcg(ids("retriever")) == pytest.approx(cranfield.expected, abs=1e-3)
+    assert cranfield.ndcg(ids("ranker")) == pytest.approx(cranfield.expected_reranked, abs=1e-3)

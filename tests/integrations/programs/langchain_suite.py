@@ -114,13 +114,20 @@ def test_threads_and_loops_share_one(target):
 
 
 def test_search_finds_what_the_plain_client_finds(target, cranfield):
-    """Of an index in a vector store of LangChain, made with the framework's own calls."""
+    """In a vector store of LangChain, alone and with the reranker after it."""
     embeddings = EmbedGrpcEmbeddings(target=target, model="minilm", options=SHORT)
     documents = [Document(text, id=name) for name, text in cranfield.documents.items()]
     store = InMemoryVectorStore.from_documents(documents, embeddings)
 
+    reranker = EmbedGrpcReranker(target=target, model="cross", top_n=10)
+
     def search(text):
         return [one.id for one in store.similarity_search(text, k=10)]
 
+    def search_and_rank(text):
+        found = store.similarity_search(text, k=10)
+        return [one.id for one in reranker.compress_documents(found, text)]
+
     assert cranfield.ndcg(search) == pytest.approx(cranfield.expected, abs=1e-3)
+    assert cranfield.ndcg(search_and_rank) == pytest.approx(cranfield.expected_reranked, abs=1e-3)
     assert cranfield.expected > 0.6

@@ -147,14 +147,21 @@ def test_errors_are_ours(target, keyed_target):
 
 
 def test_search_finds_what_the_plain_client_finds(target, cranfield):
-    """Of an index that a pipeline of LlamaIndex filled, with the framework's own calls."""
+    """In an index that a pipeline of LlamaIndex filled, alone and with the reranker after it."""
     embedding = EmbedGrpcEmbedding(target=target, model_name="minilm", options=SHORT)
     nodes = [TextNode(text=text, id_=name) for name, text in cranfield.documents.items()]
     embedded = IngestionPipeline(transformations=[embedding]).run(nodes=nodes)
     index = VectorStoreIndex(embedded, embed_model=embedding)
     retriever = index.as_retriever(similarity_top_k=10)
 
+    rerank = EmbedGrpcRerank(target=target, model="cross", top_n=10)
+
     def search(text):
         return [one.node_id for one in retriever.retrieve(text)]
 
+    def search_and_rank(text):
+        found = retriever.retrieve(text)
+        return [one.node_id for one in rerank.postprocess_nodes(found, query_str=text)]
+
     assert cranfield.ndcg(search) == pytest.approx(cranfield.expected, abs=1e-3)
+    assert cranfield.ndcg(search_and_rank) == pytest.approx(cranfield.expected_reranked, abs=1e-3)

@@ -106,7 +106,12 @@ class EmbedBatch:
         self._fingerprint = fingerprint
         self._batch_size = batch_size
         self._patience_s = patience_s
-        self._options: EmbedOptions = {"priority": "bulk", **options}
+        # Named, so that a server whose model has no dense vectors says so.
+        self._options: EmbedOptions = {
+            "priority": "bulk",
+            **options,
+            "representations": ["dense"],
+        }
         self._client_settings = {**(client_settings or {})}
         if api_key:
             self._client_settings["api_key"] = api_key

@@ -27,6 +27,7 @@ from embedgrpc.client.model_description import Model
 from embedgrpc.client.progress_bar import ProgressBar
 from embedgrpc.client.result_types import StreamReady, StreamResult
 from embedgrpc.client.similarity import SIMILARITIES
+from embedgrpc.client.suggestions import quote
 from embedgrpc.client.vector_array import for_documents, for_queries
 
 _BLOCK_DOCUMENTS: Final = 2048
@@ -88,11 +89,12 @@ class _Evaluation:
     def _embed_queries(self) -> tuple[StreamReady, Floats, NDArray[np.bool_]]:
         """Return the terms, float32 [queries, dimensions], and whether each query has a vector."""
         texts = self._dataset.queries
+        names = list(texts)
         vectors: dict[int, Any] = {}
         with self._stream("query", iter(enumerate(texts.values()))) as stream:
             ready: StreamReady = stream.ready()
             for result in stream:
-                if self._note(result, "a query"):
+                if self._note(result, f"the query {quote(names[result.id])}"):
                     vectors[result.id] = result.vector
                 else:
                     self._failed_queries += 1
@@ -112,7 +114,7 @@ class _Evaluation:
             if stream.ready().fingerprint != ready.fingerprint:
                 raise ModelChangedError("the server has another model than for the queries")
             for result in stream:
-                if self._note(result, "", result.id):
+                if self._note(result, self._dataset.place(result.id)):
                     numbers.append(result.id)
                     rows.append(result.vector)
                 else:
@@ -169,10 +171,9 @@ class _Evaluation:
             **(for_queries if role == "query" else for_documents)(given),
         )
 
-    def _note(self, result: StreamResult, what: str, number: int | None = None) -> bool:
-        """Note the failure of a text; return whether it has a vector."""
+    def _note(self, result: StreamResult, place: str) -> bool:
+        """Note the failure of the text at a place; return whether it has a vector."""
         if result.error is not None:
-            place = what if number is None else self._dataset.place(number)
             self._first_failure = self._first_failure or f"{place}: {result.error}"
             return False
         if result.vector is None:
