@@ -24,7 +24,7 @@ from benchmarks.processes import RawLoop, cpu_s, server
 from benchmarks.workloads import Workload
 from embedgrpc.v1 import embedding_service_pb2
 
-# As long as ONNX Runtime spins by default, 2**20 pauses of the processor, on an AMD EPYC of 2.6 GHz.
+# ONNX Runtime spins for 2**20 pauses of the processor by default: so long on an EPYC of 2.6 GHz.
 _SPIN_DURATION_US = 28_000
 _WARM_UP_CALLS = 50
 
