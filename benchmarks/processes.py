@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -139,32 +139,20 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
             sys.stderr.write(line)
 
 
-class RawLoop:
-    """A process with a bare ONNX Runtime session, which reads requests line by line.
+class Loop:
+    """A process that answers requests line by line, as JSON.
 
     Args:
-        weight_type: The type of the model's weights.
-        source: The source of the model.
-        spin_duration_us: How long the session's threads spin after a run; None for the default of
-            the server.
+        command: The program and its arguments.
+        env: Its environment; None for that of this process.
 
     Attributes:
         pid: The id of the process.
     """
 
-    def __init__(
-        self,
-        weight_type: str = "float32",
-        *,
-        source: str = DEFAULT_MODEL.source,
-        spin_duration_us: int | None = None,
-    ) -> None:
-        spin = [] if spin_duration_us is None else [str(spin_duration_us)]
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.raw_loop", weight_type, source, *spin],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         self.pid = self._process.pid
 
@@ -175,10 +163,41 @@ class RawLoop:
         self._process.communicate(timeout=60)
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and return the answer."""
+        """Send a request and return the answer.
+
+        Raises:
+            RuntimeError: The process has ended.
+        """
         if self._process.stdin is None or self._process.stdout is None:
-            raise ValueError("the raw loop is not piped")
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+            raise ValueError("the loop is not piped")
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"this has ended: {self._process.args}")
+        answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+class RawLoop(Loop):
+    """A process with a bare ONNX Runtime session.
+
+    Args:
+        weight_type: The type of the model's weights.
+        source: The source of the model.
+        spin_duration_us: How long the session's threads spin after a run; None for the default of
+            the server.
+    """
+
+    def __init__(
+        self,
+        weight_type: str = "float32",
+        *,
+        source: str = DEFAULT_MODEL.source,
+        spin_duration_us: int | None = None,
+    ) -> None:
+        spin = [] if spin_duration_us is None else [str(spin_duration_us)]
+        super().__init__([sys.executable, "-m", "benchmarks.raw_loop", weight_type, source, *spin])
