@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.environment import EnvironmentMissingError, find_frameworks
 from tests.triton.environment import Environment
+
+# Answers as `benchmarks.peer_loop` does, with the same vector for every text.
+_LIAR = """
+import json, sys
+texts = {}
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "prepare":
+        texts[request["name"]] = len(request["texts"])
+    vectors = [[1.0] * 384] * texts[request["name"]]
+    print(json.dumps({"seconds": 1.0, "vectors": vectors}), flush=True)
+"""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -67,6 +80,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
     ],
     ids=[
         "throughput",
+        "lone",
         "latency",
         "startup",
         "load",
@@ -103,6 +117,31 @@ def test_the_benchmark_of_kinds_measures_any_folder(tmp_path: Path) -> None:
     output = _run("kinds", "--rounds", "1", "--texts", "8", *folders)
     for name in kinds:
         assert f"| {name} | " in output
+
+
+def test_the_benchmark_of_peers_compares_only_equal_vectors(tmp_path: Path) -> None:
+    """It prints what is measured beside the server; other weights under the same name end it."""
+    try:
+        python = find_frameworks("frameworks-torch")
+    except EnvironmentMissingError as obstacle:
+        pytest.skip(str(obstacle))
+    flags = ["--rounds", "1", "--texts", "8", "--calls", "2"]
+    output = _run("peers", *flags)
+    for row in (
+        "| about 100 words each, a list | server, int8 |",
+        "| 5 to 16 words, a list | sentence-transformers |",
+        "| 5 to 16 words, lone, p50 | sentence-transformers |",
+        "| sentence-transformers | ",
+    ):
+        assert row in output
+    liar = tmp_path / "python"
+    liar.write_text(f"#!{python}\n{_LIAR}")
+    liar.chmod(0o755)
+    command = [sys.executable, "-m", "benchmarks.peers", *flags, "--sentence-transformers", liar]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode != 0
+    assert "sentence-transformers has other vectors: the cosine of a text is " in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.triton
