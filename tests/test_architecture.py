@@ -109,8 +109,13 @@ FLOORS = {
         "cli_commands",
         "cli_arguments",
         "cli_bulk_arguments",
+        "cli_evaluate_arguments",
         "cli_numbers",
+        "engines",
+        "batch_types",
+        "evaluate",
         "bulk",
+        "integrations",
         "__init__",
         "public",
         "client",
@@ -241,6 +246,10 @@ READ_ENVIRONMENT = {
     # NO_COLOR and TERM, by which every program on a terminal goes.
     "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
+    # Keys, which workers have in their environment.
+    "embedgrpc.client.engines",
+    # Keys, which frameworks must not write down.
+    "embedgrpc.client.integrations.keys",
     # Handed to another process, but for what is secret.
     "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.

@@ -1,7 +1,10 @@
 import logging
+import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from embedgrpc.backends import onnx, onnx_sessions
 from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
+from embedgrpc.machine.cores import available_cores, processors_by_core
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
@@ -104,6 +108,50 @@ def test_runs_at_the_same_time_share_the_threads(graph_path: Path) -> None:
             assert threads(fourth) == 2
     with sessions.for_run() as alone:
         assert threads(alone) == 6
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
+def test_a_run_alone_has_its_threads_on_cores_of_their_own(graph_path: Path) -> None:
+    """The calling thread has the first core, each other thread the next; a second run has none."""
+    everywhere = os.sched_getaffinity(0)
+    cores = processors_by_core()
+    before = _affinities()
+    backend = OnnxBackend(graph_path, device="cpu", intra_op_threads=len(cores))
+    added = _affinities() - before
+    assert {core: added[core] for core in cores} == {core: int(core != cores[0]) for core in cores}
+    with backend._sessions.for_run():
+        assert os.sched_getaffinity(0) == cores[0]
+        with ThreadPoolExecutor(1) as pool:
+            # Threads inherit where they may run, but lanes were there before.
+            pool.submit(os.sched_setaffinity, 0, everywhere).result()
+
+            def run_beside() -> set[int]:
+                with backend._sessions.for_run():
+                    return os.sched_getaffinity(0)
+
+            assert pool.submit(run_beside).result() == everywhere
+    assert os.sched_getaffinity(0) == everywhere
+
+
+def test_threads_go_where_the_kernel_puts_them_if_not_pinned(graph_path: Path) -> None:
+    """Nor are they pinned if there are more than cores."""
+    before = _affinities()
+    unpinned = OnnxBackend(graph_path, device="cpu", pin_threads=False)
+    more = OnnxBackend(graph_path, device="cpu", intra_op_threads=available_cores() + 1)
+    everywhere = os.sched_getaffinity(0)
+    assert set(_affinities() - before) <= {frozenset(everywhere)}
+    for backend in (unpinned, more):
+        with backend._sessions.for_run():
+            assert os.sched_getaffinity(0) == everywhere
+
+
+def _affinities() -> Counter[frozenset[int]]:
+    """Count the threads of this process by where they may run."""
+    found: Counter[frozenset[int]] = Counter()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found[frozenset(os.sched_getaffinity(int(thread.name)))] += 1
+    return found
 
 
 @pytest.mark.parametrize(("lanes", "size_max"), [(1, 2**40), (2, 0)])

@@ -1,6 +1,9 @@
 """The environments of foreign clients: `python -m tests.clients.environment` installs them.
 
-One is for Python and one for Node, where Node is there. Both are apart from the project's own.
+One is for Python, one for Node, where Node is there, two for the frameworks of our own
+integrations, and one for light data engines. All are apart from the project's own. The frameworks
+that need PyTorch take several gigabytes. With `ray` or `spark` as arguments, it installs these
+engines alone.
 """
 
 import os
@@ -9,10 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-PLACE = Path(__file__).parent.parent.parent / ".cache" / "clients"
+ROOT = Path(__file__).parent.parent.parent
+PLACE = ROOT / ".cache" / "clients"
 PROGRAMS = Path(__file__).parent / "programs"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 _PACKAGE = Path(__file__).parent / "package.json"
+_ENGINES = ROOT / "tests" / "data_engines"
+_INTEGRATIONS = ROOT / "tests" / "integrations"
+_FRAMEWORKS = {
+    "frameworks": _INTEGRATIONS / "requirements.txt",
+    "frameworks-torch": _INTEGRATIONS / "requirements-torch.txt",
+}
 
 
 class EnvironmentMissingError(Exception):
@@ -36,22 +46,49 @@ def find_command(program: str) -> tuple[list[str], Path]:
     return [str(PLACE / "python/bin/python"), str(PROGRAMS / program)], PROGRAMS
 
 
-def install() -> None:
+def find_frameworks(name: str) -> Path:
+    """Return the interpreter of an environment: "frameworks", or "frameworks-torch".
+
+    Raises:
+        EnvironmentMissingError: They are not installed, or have other versions.
+    """
+    _check_stamp(PLACE / name, _FRAMEWORKS[name])
+    return PLACE / name / "bin/python"
+
+
+def find_engine(name: str) -> Path:
+    """Return the interpreter of the environment of data engines: "light", "ray" or "spark".
+
+    Raises:
+        EnvironmentMissingError: They are not installed, or have other versions.
+    """
+    command = "clients" if name == "light" else "engines"
+    _check_stamp(PLACE / name, _ENGINES / f"{name}.txt", command)
+    return PLACE / name / "bin/python"
+
+
+def install(*engines: str) -> None:
     """Install the clients, unless they are installed.
+
+    Args:
+        engines: Install these engines instead: "ray", "spark".
 
     Raises:
         subprocess.CalledProcessError: A package cannot be installed; the installer has printed why.
     """
     uv = os.environ.get("UV", "uv")
-    _install(
-        PLACE / "python",
-        _REQUIREMENTS,
-        [
-            [uv, "venv", "--quiet", "--python", sys.executable, "."],
-            [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(_REQUIREMENTS)],
-        ],
-    )
-    if shutil.which("npm") is not None:
+    client = ["-e", str(ROOT / "clients" / "python")]
+    light: list[tuple[str, Path, list[str]]] = [
+        ("python", _REQUIREMENTS, []),
+        *((name, wanted, client) for name, wanted in _FRAMEWORKS.items()),
+        ("light", _ENGINES / "light.txt", client),
+    ]
+    heavy = [(name, _ENGINES / f"{name}.txt", client) for name in engines]
+    for name, wanted, ours in heavy or light:
+        make = [uv, "venv", "--quiet", "--python", sys.executable, "."]
+        fill = [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(wanted), *ours]
+        _install(PLACE / name, wanted, [make, fill])
+    if not engines and shutil.which("npm") is not None:
         fetch = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
         _install(PLACE / "node", _PACKAGE, [["cp", str(_PACKAGE), "package.json"], fetch])
 
@@ -70,11 +107,11 @@ def _install(folder: Path, wanted: Path, commands: list[list[str]]) -> None:
     (folder / "installed").write_bytes(wanted.read_bytes())
 
 
-def _check_stamp(folder: Path, wanted: Path) -> None:
+def _check_stamp(folder: Path, wanted: Path, command: str = "clients") -> None:
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_bytes() != wanted.read_bytes():
-        raise EnvironmentMissingError(f"no current clients at {folder}: run `uv run poe clients`")
+        raise EnvironmentMissingError(f"no current clients at {folder}: run `uv run poe {command}`")
 
 
 if __name__ == "__main__":
-    install()
+    install(*sys.argv[1:])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.client import Client
+from embedgrpc.client.engines import EmbedBatch
 from tests.service.conftest import FIXTURES
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,34 @@ def test_a_killed_server_loses_nothing(cache_dir: Path) -> None:
         np.testing.assert_allclose(vectors, undisturbed, atol=1e-5)
         assert len(servers) == 2
     finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+def test_a_batch_of_a_data_engine_waits_for_a_killed_server(cache_dir: Path) -> None:
+    """The connection breaks under a batch, or is gone before it: each row has its vector."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+    servers = [_start(target, cache_dir)]
+    embed = EmbedBatch(target, patience_s=_PATIENCE_S)
+    try:
+        undisturbed = embed({"text": np.array(_TEXTS, object)})["embedding"]
+
+        def restart() -> None:
+            os.kill(servers[-1].pid, signal.SIGKILL)
+            servers[-1].wait()
+            servers.append(_start(target, cache_dir))
+
+        restarting = threading.Thread(target=restart)
+        restarting.start()
+        made = embed({"text": np.array(_TEXTS, object)})
+        restarting.join()
+        assert not any(made["error"])
+        np.testing.assert_allclose(made["embedding"], undisturbed, atol=1e-5)
+        assert len(servers) == 2
+    finally:
+        embed.close()
         for server in servers:
             server.kill()
             server.wait()

@@ -13,6 +13,7 @@ from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.libraries.onnx_runtime import onnxruntime
+from embedgrpc.machine.affinity import core_of_each_thread
 from embedgrpc.machine.cores import available_cores
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -38,7 +39,8 @@ class OnnxBackend:
         device: Device,
         lanes: int = 0,
         intra_op_threads: int = 0,
-        spin_duration_us: int = 10,
+        spin_duration_us: int = 100,
+        pin_threads: bool = True,
         gpu_mem_limit_bytes: int = 0,
     ) -> None:
         """Load a graph.
@@ -51,6 +53,8 @@ class OnnxBackend:
             intra_op_threads: Threads that share the work of a single run; 0 for one per core.
             spin_duration_us: How long an idle thread polls for work before it sleeps. Polling
                 starts the next step sooner, but keeps the core busy.
+            pin_threads: Whether each thread of a single run has a core of its own, where there are
+                as many threads as cores.
             gpu_mem_limit_bytes: The most memory to use on the GPU; 0 for no limit.
 
         Raises:
@@ -63,8 +67,13 @@ class OnnxBackend:
         if self._device != "cpu":
             preload_cuda_libraries()
             providers.insert(0, ("CUDAExecutionProvider", _cuda_options(gpu_mem_limit_bytes)))
+        cores = core_of_each_thread(threads) if self._device == "cpu" and pin_threads else ()
         self._session = open_session(
-            graph_path, threads=threads, spin_duration_us=spin_duration_us, providers=providers
+            graph_path,
+            threads=threads,
+            spin_duration_us=spin_duration_us,
+            cores=cores,
+            providers=providers,
         )
         if self._device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
             obstacle = (
@@ -84,7 +93,9 @@ class OnnxBackend:
             open_second = partial(
                 open_session, graph_path, threads=share, spin_duration_us=spin_duration_us
             )
-        self._sessions = Sessions(self._session, open_second)
+        self._sessions = Sessions(
+            self._session, open_second, core=cores[0] if cores else frozenset()
+        )
         self._input_names = tuple(value.name for value in self._session.get_inputs())
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = LOG_FATAL

@@ -11,6 +11,7 @@ from typing import Any
 
 from embedgrpc.backends.base import BackendError
 from embedgrpc.libraries.onnx_runtime import onnxruntime
+from embedgrpc.machine.affinity import running_on
 from embedgrpc.machine.thread_priority import lower_priority
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may contain token ids.
@@ -29,10 +30,19 @@ class Sessions:
         first: The first session.
         open_second: Opens the second session, in its own thread at the first need; None to use
             the first session only.
+        core: The processors that a single run stays on, beside which the threads of the first
+            session have theirs; none for all.
     """
 
-    def __init__(self, first: Any, open_second: Callable[[], Any] | None) -> None:
+    def __init__(
+        self,
+        first: Any,
+        open_second: Callable[[], Any] | None,
+        *,
+        core: frozenset[int] = frozenset(),
+    ) -> None:
         self._first = first
+        self._core = core
         self._second: Any = None
         self._open_second = open_second
         self._opener: threading.Thread | None = None
@@ -41,9 +51,13 @@ class Sessions:
 
     @contextmanager
     def for_run(self) -> Iterator[Any]:
-        """Hold a session for a run; the first one while the second is being opened."""
+        """Hold a session for a run; the first one while the second is being opened.
+
+        A run that begins while no other is in progress stays on its core inside the `with` block.
+        """
         with self._changing:
             session = self._first
+            core = frozenset() if self._running else self._core
             if self._running and self._open_second is not None:
                 session = self._second or self._first
                 if self._opener is None:
@@ -53,7 +67,8 @@ class Sessions:
                     self._opener.start()
             self._running += 1
         try:
-            yield session
+            with running_on(core):
+                yield session
         finally:
             with self._changing:
                 self._running -= 1
@@ -77,6 +92,7 @@ def open_session(
     *,
     threads: int,
     spin_duration_us: int,
+    cores: Sequence[frozenset[int]] = (),
     providers: Sequence[Any] = ("CPUExecutionProvider",),
 ) -> Any:
     """Open a session.
@@ -85,6 +101,7 @@ def open_session(
         graph_path: The ONNX file; its weights lie beside it.
         threads: Threads that share the work of one run, the caller's included.
         spin_duration_us: How long an idle thread polls for work before it sleeps.
+        cores: The processors of each thread, the caller's first; none to let the kernel choose.
         providers: ONNX Runtime's execution providers, in the order of preference.
 
     Raises:
@@ -92,6 +109,10 @@ def open_session(
     """
     _share_arena()
     options = _session_options(intra_op_threads=threads, spin_duration_us=spin_duration_us)
+    if own := cores[1:]:
+        # ONNX Runtime counts processors from 1.
+        affinities = (",".join(str(one + 1) for one in sorted(core)) for core in own)
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(affinities))
     # The process-wide log reports a provider that cannot be loaded. The session shows the same, and
     # the caller reports it.
     onnxruntime.set_default_logger_severity(LOG_FATAL)

@@ -28,12 +28,28 @@ def available_cores(
     Returns:
         At least 1.
     """
+    cores = len(processors_by_core(cpus=cpus)) or os.cpu_count() or 1
+    return max(1, min([cores, *_quotas(cgroups, membership)]))
+
+
+def processors_by_core(*, cpus: Path = _CPUS) -> list[frozenset[int]]:
+    """Return the processors of each physical core, within the process's affinity.
+
+    Args:
+        cpus: Where the kernel describes the processors.
+
+    Returns:
+        A set for each core; none where the system does not tell.
+    """
     try:
         processors = os.sched_getaffinity(0)
     except AttributeError:  # not on this system
-        return os.cpu_count() or 1
-    cores = {_siblings(cpus / f"cpu{processor}") or str(processor) for processor in processors}
-    return max(1, min([len(cores), *_quotas(cgroups, membership)]))
+        return []
+    cores: dict[str, set[int]] = {}
+    for processor in sorted(processors):
+        siblings = _siblings(cpus / f"cpu{processor}") or str(processor)
+        cores.setdefault(siblings, set()).add(processor)
+    return [frozenset(one) for one in cores.values()]
 
 
 def _siblings(cpu: Path) -> str:

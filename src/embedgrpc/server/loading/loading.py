@@ -74,6 +74,7 @@ def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backe
         lanes=settings.lanes,
         intra_op_threads=settings.intra_op_threads,
         spin_duration_us=settings.spin_duration_us,
+        pin_threads=settings.pin_threads,
         gpu_mem_limit_bytes=settings.gpu_memory_bytes,
     )
 

@@ -310,10 +310,16 @@ class Settings(BaseModel):
         description="CPU threads that run one batch. 0 uses every core",
     )
     spin_duration_us: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        default=10,
+        default=100,
         description="How long a model thread spins while it waits for its next piece of a batch,"
-        " before it sleeps. 0 never spins. 10 avoids most of the cost of waking it and leaves the"
+        " before it sleeps. 0 never spins. 100 avoids most of the cost of waking it and leaves the"
         " cores to other work",
+    )
+    pin_threads: bool = Field(
+        default=True,
+        description="Keep the threads of a batch that runs alone on cores of their own, where the"
+        " server has as many model threads as cores. Otherwise the kernel may let them share one"
+        " core. False leaves the choice to the kernel",
     )
     lanes: Annotated[int, Field(ge=0, le=64)] = Field(
         default=0,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
 from embedgrpc.client.cli_bulk_arguments import add_faults, add_files, add_representations
+from embedgrpc.client.cli_evaluate_arguments import add_dataset
 from embedgrpc.client.cli_numbers import at_least
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from embedgrpc.client.enums import (
@@ -26,6 +27,7 @@ _EXAMPLES = """examples:
   embedgrpc-client embed "How tall is the tower?"
   embedgrpc-client embed --jsonl < texts.jsonl > vectors.jsonl
   embedgrpc-client bulk texts.parquet --output vectors --text-column text --id-column id
+  embedgrpc-client evaluate my-dataset --dimensions 384,128
   embedgrpc-client rerank --query "How tall is it?" --top-n 3 < documents.txt
   embedgrpc-client classify --model nli --second "It is tall." "How tall is the tower?"
   embedgrpc-client tokens "How tall is the tower?"
@@ -112,6 +114,15 @@ def _parser(default_target: str) -> SuggestingParser:
             " on after a stop or a crash. The exit code is 1 if rows failed, and 2 if the output"
             " was made with other inputs or options. Parquet and Arrow need"
             ' pip install "embedgrpc-client[bulk]".',
+        )
+    )
+    _add_evaluate(
+        add(
+            "evaluate",
+            "measure how well vectors retrieve",
+            "Embeds queries and documents of yours, searches exactly, and prints nDCG@10,"
+            " Recall@100 and MRR@10 for each form of the vectors. The exit code is 1 if texts"
+            " failed, and 2 if a file is malformed.",
         )
     )
     _add_rerank(
@@ -276,6 +287,18 @@ def _add_bulk(bulk: argparse.ArgumentParser) -> None:
     _add_priority(bulk)
     _add_batch_size(bulk)
     add_faults(bulk)
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    add_dataset(evaluate)
+    _add_model(evaluate)
+    _add_prompt(evaluate, "query-", "queries")
+    _add_prompt(evaluate, "document-", "documents")
+    evaluate.add_argument(
+        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text"
+    )
+    _add_truncation(evaluate)
+    _add_batch_size(evaluate)
 
 
 def _add_chunking(embed: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from embedgrpc.client.bulk.problems import UsageError
 from embedgrpc.client.client import Client
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
+from embedgrpc.client.evaluate.command import evaluate
 from embedgrpc.client.result_types import StreamResult
 from embedgrpc.client.text_parts import ChunkVectors
 from embedgrpc.client.unary_calls import HealthStatus
@@ -208,6 +209,7 @@ _COMMANDS: Final = {
     "models": _models,
     "embed": _embed,
     "bulk": bulk,
+    "evaluate": evaluate,
     "rerank": _rerank,
     "classify": _classify,
     "tokens": _tokens,

@@ -71,3 +71,18 @@ def valid_text(field: str, text: str) -> str:
             # Without its cause, which holds the text.
             raise ValueError(f"{field} has a lone surrogate at character {error.start}") from None
     return text
+
+
+def text_problem(value: object) -> str:
+    """Return why a value of a column cannot be sent as a text; "" if it can."""
+    # NaN is what pandas has for null.
+    if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 -- NaN
+        return "EMPTY_INPUT: the text is null"
+    if not isinstance(value, str):
+        return f"INVALID_REQUEST: the text is of type {type(value).__name__}"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return f"INVALID_REQUEST: the text has a lone surrogate at character {error.start}"
+    return ""

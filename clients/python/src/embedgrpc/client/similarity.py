@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedgrpc.client.suggestions import quote, suggest
 
+SIMILARITIES: Final = ("cosine", "dot", "euclidean", "manhattan")
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 

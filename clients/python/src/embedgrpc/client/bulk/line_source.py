@@ -28,7 +28,7 @@ LINE_FORMATS: Final = ("jsonl", "csv", "lines", BATCH_FORMAT)
 Record = dict[str, Any]
 
 
-class _Lines:
+class Lines:
     """The lines of a part of a file, decoded one by one.
 
     Attributes:
@@ -88,7 +88,7 @@ class LineSource:
         """Check each line and divide the file; see `Source`."""
         spans: list[Span] = []
         with self._path.open("rb") as file:
-            lines = _Lines(file, self._path)
+            lines = Lines(file, self._path)
             self._read_header(lines)
             start, rows, has_text = lines.offset, 0, False
             for records in self._records(lines):
@@ -108,9 +108,9 @@ class LineSource:
         """Read the rows of a span."""
         with self._path.open("rb") as file:
             if self._form == "csv" and self._header is None:
-                self._read_header(_Lines(file, self._path))
+                self._read_header(Lines(file, self._path))
             file.seek(span.start)
-            lines = _Lines(file, self._path, span.end)
+            lines = Lines(file, self._path, span.end)
             records = [record for some in self._records(lines) for record in some]
         if len(records) != span.rows:
             raise UsageError(
@@ -121,7 +121,7 @@ class LineSource:
             {name: [record.get(name) for record in records] for name in columns},
         )
 
-    def _read_header(self, lines: _Lines) -> None:
+    def _read_header(self, lines: Lines) -> None:
         if self._form == "lines":
             self._kinds["text"] = set()
         if self._form != "csv":
@@ -135,7 +135,7 @@ class LineSource:
         self._header = header
         self._kinds = {name: set() for name in header}
 
-    def _check(self, record: Record, text_column: str, lines: _Lines) -> bool:
+    def _check(self, record: Record, text_column: str, lines: Lines) -> bool:
         """Check a row, and note the kinds of its values; return whether it has a text."""
         text = record.get(text_column)
         if not isinstance(text, str | None):
@@ -144,7 +144,7 @@ class LineSource:
             self._kinds.setdefault(name, set()).add(kind_of(value))
         return text is not None
 
-    def _records(self, lines: _Lines) -> Iterator[list[Record]]:
+    def _records(self, lines: Lines) -> Iterator[list[Record]]:
         """Yield the rows of each line, or of the lines of one CSV row; `lines` stands after it."""
         if self._form == "lines":
             return ([{"text": line.removesuffix("\n").removesuffix("\r")}] for line in lines)
@@ -152,14 +152,14 @@ class LineSource:
             return self._csv_records(lines)
         return self._json_records(lines)
 
-    def _csv_records(self, lines: _Lines) -> Iterator[list[Record]]:
+    def _csv_records(self, lines: Lines) -> Iterator[list[Record]]:
         header = self._header or []
         for row in _csv_rows(lines):
             if len(row) != len(header):
                 raise lines.error(f"ends a row of {len(row)} fields where {len(header)} are due")
             yield [dict(zip(header, row, strict=True))]
 
-    def _json_records(self, lines: _Lines) -> Iterator[list[Record]]:
+    def _json_records(self, lines: Lines) -> Iterator[list[Record]]:
         for line in lines:
             if line.isspace():
                 continue
@@ -171,7 +171,7 @@ class LineSource:
                 raise lines.error("is not a JSON object")
             yield [record] if self._form == "jsonl" else self._request_rows(record, lines)
 
-    def _request_rows(self, request: Record, lines: _Lines) -> list[Record]:
+    def _request_rows(self, request: Record, lines: Lines) -> list[Record]:
         try:
             rows = request_rows(request)
             self.requested.add(request_options(request))
@@ -180,7 +180,7 @@ class LineSource:
         return rows
 
 
-def _csv_rows(lines: _Lines) -> Iterator[list[str]]:
+def _csv_rows(lines: Lines) -> Iterator[list[str]]:
     """Yield the rows of a CSV file; it has none for a blank line."""
     csv.field_size_limit(_LINE_BYTES_MAX)
     try:

@@ -22,6 +22,7 @@ from embedgrpc.client.bulk.stopping import stopping
 from embedgrpc.client.bulk.units import Unit
 from embedgrpc.client.client import Client
 from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
+from embedgrpc.client.inputs import text_problem
 from embedgrpc.client.result_types import StreamReady, StreamResult
 
 _ADDED_COLUMNS: Final = (
@@ -199,7 +200,7 @@ class _Run:
         for row, text in enumerate(rows.texts):
             if row in restored:
                 continue
-            problem = _problem_of(text)
+            problem = text_problem(text)
             if problem or text is None:
                 part.fail(row, problem)
                 self._count_failed()
@@ -279,15 +280,3 @@ def _input_paths(options: RunOptions, place: Place) -> tuple[list[Path], str]:
     place.folder.mkdir(parents=True, exist_ok=True)
     spool = place.folder / f".{_SPOOL}.tmp"
     return [spool], spool_stdin(spool)
-
-
-def _problem_of(text: str | None) -> str:
-    """Return why a text cannot be sent; "" if it can."""
-    if text is None:
-        return "EMPTY_INPUT: the text is null"
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return f"INVALID_REQUEST: the text has a lone surrogate at character {error.start}"
-    return ""

@@ -1,0 +1,54 @@
+"""Settings that a database or an index writes down: without secrets, in JSON."""
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.keys import API_KEY_VARIABLE, key_from_environment
+
+# Metadata may hold a key, too.
+_NEVER_WRITTEN: Final = ("api_key", "token", "credentials", "metadata")
+
+
+def connect(
+    target: str,
+    client_settings: Mapping[str, Any] | None = None,
+    *,
+    api_key_env_var: str = API_KEY_VARIABLE,
+) -> Connection:
+    """Return the connection to a server whose settings are written down.
+
+    Args:
+        target: HOST:PORT or unix:PATH.
+        client_settings: Other arguments of `Client`, such as `tls` and `timeout_s`.
+        api_key_env_var: The environment variable that holds the API key of the caller.
+
+    Raises:
+        TypeError: There is no such setting, one has the wrong type, or it may hold a secret.
+        ValueError: The target is no address, or settings do not fit.
+    """
+    chosen = dict(client_settings or {})
+    for name in _NEVER_WRITTEN:
+        if name in chosen:
+            raise TypeError(
+                f"{name} would be written down; set the environment variable {api_key_env_var}"
+            )
+    require_json("client_settings", chosen)
+    key = functools.partial(key_from_environment, api_key_env_var)
+    return Connection(target, api_key=key, **chosen)
+
+
+def require_json(name: str, value: Any) -> None:
+    """Check that a value comes back from JSON as it was.
+
+    Raises:
+        TypeError: It does not.
+    """
+    try:
+        is_same = json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        is_same = False
+    if not is_same:
+        raise TypeError(f"{name} cannot be written as JSON: give only str, numbers, bool and lists")
