@@ -140,15 +140,33 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 
 
 class RawLoop:
-    """A process with a bare ONNX Runtime session, which reads requests line by line."""
+    """A process with a bare ONNX Runtime session, which reads requests line by line.
 
-    def __init__(self, weight_type: str = "float32", *, source: str = DEFAULT_MODEL.source) -> None:
+    Args:
+        weight_type: The type of the model's weights.
+        source: The source of the model.
+        spin_duration_us: How long the session's threads spin after a run; None for the default of
+            the server.
+
+    Attributes:
+        pid: The id of the process.
+    """
+
+    def __init__(
+        self,
+        weight_type: str = "float32",
+        *,
+        source: str = DEFAULT_MODEL.source,
+        spin_duration_us: int | None = None,
+    ) -> None:
+        spin = [] if spin_duration_us is None else [str(spin_duration_us)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.raw_loop", weight_type, source],
+            [sys.executable, "-m", "benchmarks.raw_loop", weight_type, source, *spin],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.pid = self._process.pid
 
     def __enter__(self) -> Self:
         return self

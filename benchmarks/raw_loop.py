@@ -1,7 +1,8 @@
 """Run a bare ONNX Runtime session on a model's graph, to compare a server with.
 
-The arguments are the type of the weights and the source of the model. Reads lines of JSON on stdin,
-answers on stdout:
+The arguments are the type of the weights, the source of the model, and how long the session's
+threads spin after a run, in microseconds; none for the default of the server. Reads lines of JSON
+on stdin, answers on stdout:
 - {"do": "prepare", "name": NAME, "texts": [...]}: tokenize texts or pairs, outside any measurement;
 - {"do": "best", "name": NAME}: return the budget of padded tokens with the highest throughput;
 - {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: run all
@@ -31,9 +32,11 @@ _MAIN_OUTPUTS = (SENTENCE_EMBEDDING, LOGITS)
 
 
 class _Loop:
-    def __init__(self, weight_type: str, source: str) -> None:
+    def __init__(self, weight_type: str, source: str, spin_duration_us: str = "") -> None:
         model = ModelSettings(source=source, weight_type=WeightType(weight_type))
         settings = Settings(device="cpu", lanes=1)
+        if spin_duration_us:
+            settings = settings.model_copy(update={"spin_duration_us": int(spin_duration_us)})
         prepared = loading.prepare_model(ServedModel(model), settings, loading.open_onnx)
         tokens = prepared.properties.max_tokens
         self._runner = LocalRunner(

@@ -18,6 +18,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
             ["throughput", "--rounds", "1", "--texts", "8"],
             ["| passages | served, stream |", "| short | served, unary,", "| mixed | served: real"],
         ),
+        (
+            ["lone", "--calls", "3", "--rounds", "1", "--against=--lanes 1"],
+            ["| session, spinning |", "| server |", "| server --lanes 1 |"],
+        ),
         (["latency", "--calls", "5"], ["| about 100 words each |", "| beside 2 bulk streams |"]),
         (
             ["startup", "--rounds", "1", "--documents", "8"],

@@ -1,5 +1,6 @@
 """What stands where a SentenceTransformer or a CrossEncoder did, and what is written down of it."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,12 @@ def test_vectors_are_arrays_by_default(target: str) -> None:
 
 
 def test_texts_may_be_cut_sooner(target: str, script: Script) -> None:
-    """By the attribute that a SentenceTransformer has."""
+    """By the attribute that a SentenceTransformer has; a pickle keeps it."""
     model = EmbedGrpcSentenceTransformer(target)
     model.max_seq_length = 64
-    model.encode("a text")
-    assert script.calls[-1].options.max_tokens == model.max_seq_length == 64
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301 -- from this test
+    again.encode("a text")
+    assert script.calls[-1].options.max_tokens == again.max_seq_length == 64
 
 
 def test_the_model_describes_itself(target: str) -> None:

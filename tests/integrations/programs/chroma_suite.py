@@ -7,6 +7,7 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
+from chromadb import K, Schema, SparseVectorIndexConfig
 from chromadb.test.ef import test_custom_ef as published_custom
 from chromadb.test.ef import test_ef as published
 from chromadb.utils.embedding_functions import (
@@ -16,7 +17,7 @@ from chromadb.utils.embedding_functions import (
 )
 from conftest import SHORT
 
-from embedgrpc.client.errors import EncodeError, UnauthenticatedError
+from embedgrpc.client.errors import EncodeError, ModelChangedError, UnauthenticatedError
 from embedgrpc.client.integrations.chroma import (
     EmbedGrpcEmbeddingFunction,
     EmbedGrpcSparseEmbeddingFunction,
@@ -92,6 +93,17 @@ def test_sparse_vectors_are_those_of_the_plain_client(target, client):
             assert one.values == other.values.tolist()
 
 
+def test_a_schema_keeps_the_sparse_function(target):
+    """As JSON, from which Chroma makes it again."""
+    function = EmbedGrpcSparseEmbeddingFunction(target, "splade", options={"max_sparse_terms": 5})
+    schema = Schema()
+    config = SparseVectorIndexConfig(embedding_function=function, source_key=K.DOCUMENT)
+    schema.create_index(config=config, key="sparse")
+    again = Schema.deserialize_from_json(schema.serialize_to_json()).keys["sparse"]
+    found = again.sparse_vector.sparse_vector_index.config.embedding_function
+    assert found.get_config() == function.get_config()
+
+
 def test_settings_come_back(target, client):
     """Chroma's settings make a function with the same vectors; nothing in them is a secret."""
     function = EmbedGrpcEmbeddingFunction(
@@ -132,6 +144,20 @@ def test_the_address_may_change_but_not_the_model(target, database):
         collection.modify(configuration={"embedding_function": other})
     moved = EmbedGrpcEmbeddingFunction(target, "minilm", client_settings={"timeout_s": 5})
     collection.modify(configuration={"embedding_function": moved})
+
+
+def test_another_model_of_the_same_name_is_refused(target, client, database):
+    """A collection that knows the fingerprint never mixes vectors of two models."""
+    fingerprint = client.get_model("minilm").fingerprint
+    function = EmbedGrpcEmbeddingFunction(target, "minilm", fingerprint=fingerprint)
+    collection = database.create_collection("texts", embedding_function=function)
+    collection.add(ids=["a"], documents=["a text"])
+    other = EmbedGrpcEmbeddingFunction(target, "minilm", fingerprint="of-another")
+    for call in (other, other.embed_query):
+        with pytest.raises(ModelChangedError, match="of-another"):
+            call(DOCUMENTS)
+    with pytest.raises(ValueError, match="another fingerprint"):
+        collection.modify(configuration={"embedding_function": other})
 
 
 def test_a_collection_opens_again_in_another_process(target, tmp_path, database, client):

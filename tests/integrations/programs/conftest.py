@@ -12,8 +12,8 @@ from benchmarks.workloads import documents, queries
 from embedgrpc.client import Client
 
 # A part of the collection, and of each text, for a part of the time.
-_QUERIES = 25
-_OTHER_DOCUMENTS = 130
+_QUERIES = 15
+_OTHER_DOCUMENTS = 80
 SHORT = {"max_tokens": 64}
 _CUT = 10
 

@@ -11,7 +11,7 @@ from conftest import SHORT
 from lancedb.embeddings import get_registry
 from lancedb.pydantic import LanceModel, Vector
 
-from embedgrpc.client.errors import EncodeError, UnauthenticatedError
+from embedgrpc.client.errors import EncodeError, ModelChangedError, UnauthenticatedError
 from embedgrpc.client.integrations.lancedb import EmbedGrpcEmbeddingFunction, EmbedGrpcReranker
 
 DOCUMENTS = ["it is red", "the tower is 330 metres tall", "rivers flow to the sea"]
@@ -107,6 +107,28 @@ def test_the_key_is_read_from_the_environment_and_never_kept(
     assert not any(key.encode() in path.read_bytes() for path in files)
     with pytest.raises(TypeError, match="api_key would be written down"):
         create(keyed_target, client_settings={"api_key": "secret"})
+
+
+def test_a_key_may_be_a_variable_of_lancedb(keyed_target, key, tmp_path):
+    """And must be one: LanceDB refuses the key itself, and keeps the name."""
+    get_registry().set_var("one_key", key)
+    function = create(keyed_target, api_key="$var:one_key")
+    make_table(tmp_path, function)
+    assert key not in repr(function)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(key.encode() in path.read_bytes() for path in files)
+    with pytest.raises(ValueError, match="'api_key' cannot be set to a hardcoded value"):
+        create(keyed_target, api_key=key)
+
+
+def test_another_model_of_the_same_name_is_refused(target, client):
+    """A table that knows the fingerprint never mixes vectors of two models."""
+    fingerprint = client.get_model("minilm").fingerprint
+    assert create(target, model="minilm", fingerprint=fingerprint).compute_query_embeddings(QUERY)
+    other = create(target, model="minilm", fingerprint="of-another")
+    for call in (other.compute_query_embeddings, other.compute_source_embeddings):
+        with pytest.raises(ModelChangedError, match="of-another"):
+            call(QUERY)
 
 
 def test_functions_with_equal_settings_are_equal(target):

@@ -9,7 +9,7 @@ from conftest import SHORT
 from txtai import Embeddings
 from txtai.pipeline import Reranker
 
-from embedgrpc.client.errors import EncodeError, UnauthenticatedError
+from embedgrpc.client.errors import EncodeError, ModelChangedError, UnauthenticatedError
 from embedgrpc.client.integrations.txtai import EmbedGrpcSimilarity, EmbedGrpcVectors
 
 DOCUMENTS = ["it is red", "the tower is 330 metres tall", "rivers flow to the sea"]
@@ -77,6 +77,15 @@ def test_the_key_is_read_from_the_environment_and_never_kept(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b"KEY_OF_MINE" in path.read_bytes() for path in files)
     assert not any(key.encode() in path.read_bytes() for path in files)
+
+
+def test_another_model_of_the_same_name_is_refused(target, client):
+    """An index that knows the fingerprint never mixes vectors of two models."""
+    fingerprint = client.get_model("minilm").fingerprint
+    embeddings = Embeddings(configured(target, "minilm", fingerprint=fingerprint))
+    embeddings.index(DOCUMENTS)
+    with pytest.raises(ModelChangedError, match="of-another"):
+        Embeddings(configured(target, "minilm", fingerprint="of-another")).index(DOCUMENTS)
 
 
 def test_a_text_that_fails_is_named(target):

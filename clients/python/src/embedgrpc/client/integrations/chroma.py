@@ -26,7 +26,11 @@ from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.keys import API_KEY_VARIABLE
-from embedgrpc.client.integrations.written_settings import connect, require_json
+from embedgrpc.client.integrations.written_settings import (
+    connect,
+    require_fingerprint,
+    require_json,
+)
 from embedgrpc.client.vectors import SparseVector
 
 # Chroma has no Manhattan distance: the Euclidean is the nearest to it.
@@ -43,9 +47,10 @@ _TYPES: Final[Mapping[str, type]] = {
     "options": dict,
     "query_options": dict,
     "client_settings": dict,
+    "fingerprint": str,
 }
 # What makes other vectors, which would not fit those of the collection.
-_OF_VECTORS: Final = ("model", "options", "query_options")
+_OF_VECTORS: Final = ("model", "options", "query_options", "fingerprint")
 
 
 class _Configured:
@@ -62,6 +67,7 @@ class _Configured:
         options: Mapping[str, Any] | None = None,
         query_options: Mapping[str, Any] | None = None,
         client_settings: Mapping[str, Any] | None = None,
+        fingerprint: str = "",
     ) -> None:
         self._config: dict[str, Any] = {
             "target": target,
@@ -70,6 +76,7 @@ class _Configured:
             "options": dict(options or {}),
             "query_options": dict(query_options or {}),
             "client_settings": dict(client_settings or {}),
+            "fingerprint": fingerprint,
         }
         require_json("options", self._config["options"])
         require_json("query_options", self._config["query_options"])
@@ -121,11 +128,16 @@ class _Configured:
             ValueError: They make others.
         """
         for name in _OF_VECTORS:
-            if name in new_config and new_config[name] != old_config.get(name):
+            is_same = name not in new_config or new_config[name] == old_config.get(name)
+            is_first = name == "fingerprint" and not old_config.get(name)
+            if not is_same and not is_first:
                 raise ValueError(
                     f"another {name} makes other vectors than those of the collection: embed its"
                     " documents anew, in another collection"
                 )
+
+    def _require_fingerprint(self) -> None:
+        require_fingerprint(self._embedder, self._config["fingerprint"])
 
 
 @register_embedding_function
@@ -140,6 +152,8 @@ class EmbedGrpcEmbeddingFunction(_Configured, EmbeddingFunction[Documents]):
         options: Options of `EmbedOptions` for all texts, such as {"dimensions": 256}.
         query_options: Those that differ for queries.
         client_settings: Other arguments of `Client`, such as {"tls": True}.
+        fingerprint: The `Model.fingerprint` that the model must have, so that a collection never
+            mixes vectors of two; "" for any. Each call then asks the server first.
 
     Raises:
         TypeError: There is no such option or setting, or it cannot be written down.
@@ -155,10 +169,12 @@ class EmbedGrpcEmbeddingFunction(_Configured, EmbeddingFunction[Documents]):
             EncodeError: Documents failed; the error has the vectors of the others.
             EmbedGrpcError: The call failed.
         """
+        self._require_fingerprint()
         return list(self._embedder.embed_documents(input))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 -- as above
         """Embed queries: float32 [dimensions] for each."""
+        self._require_fingerprint()
         return list(self._embedder.embed_queries(input))
 
     @staticmethod
@@ -204,10 +220,12 @@ class EmbedGrpcSparseEmbeddingFunction(_Configured, SparseEmbeddingFunction[Docu
         Raises:
             EmbedGrpcError: A document failed, or the call did.
         """
+        self._require_fingerprint()
         return [_sparse(one) for one in self._embedder.sparse_documents(input)]
 
     def embed_query(self, input: Documents) -> SparseVectors:  # noqa: A002 -- as above
         """Embed queries."""
+        self._require_fingerprint()
         return [_sparse(one) for one in self._embedder.sparse_queries(input)]
 
     @staticmethod

@@ -18,7 +18,11 @@ from embedgrpc.client.errors import EncodeError
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.keys import API_KEY_VARIABLE
 from embedgrpc.client.integrations.ranker import Ranker
-from embedgrpc.client.integrations.written_settings import connect, require_json
+from embedgrpc.client.integrations.written_settings import (
+    connect,
+    require_fingerprint,
+    require_json,
+)
 
 _SCORE = "_relevance_score"
 
@@ -33,19 +37,25 @@ class EmbedGrpcEmbeddingFunction(TextEmbeddingFunction):
     Attributes:
         target: HOST:PORT or unix:PATH.
         model: The id or an alias of the model; "" for the server's default.
+        api_key: The API key of the caller as a variable of LanceDB, such as "$var:embedgrpc_key";
+            "" for that of the environment.
         api_key_env_var: The environment variable that holds the API key of the caller. The key
             itself is never written down.
         options: Options of `EmbedOptions` for all texts, such as {"dimensions": 256}.
         query_options: Those that differ for queries.
         client_settings: Other arguments of `Client`, such as {"tls": True}.
+        fingerprint: The `Model.fingerprint` that the model must have, so that a table never mixes
+            vectors of two; "" for any. Each call then asks the server first.
     """
 
     target: str = DEFAULT_TARGET
     model: str = ""
+    api_key: str = Field("", repr=False)
     api_key_env_var: str = API_KEY_VARIABLE
     options: dict[str, Any] = Field(default_factory=dict)
     query_options: dict[str, Any] = Field(default_factory=dict)
     client_settings: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str = ""
     _embedder: Embedder = PrivateAttr()
     _dimensions: int = PrivateAttr(0)
 
@@ -60,11 +70,21 @@ class EmbedGrpcEmbeddingFunction(TextEmbeddingFunction):
         require_json("options", self.options)
         require_json("query_options", self.query_options)
         self._embedder = Embedder(
-            connect(self.target, self.client_settings, api_key_env_var=self.api_key_env_var),
+            connect(
+                self.target,
+                self.client_settings,
+                api_key_env_var=self.api_key_env_var,
+                api_key=self.api_key,
+            ),
             model=self.model,
             options=self.options,
             query_options=self.query_options,
         )
+
+    @staticmethod
+    def sensitive_keys() -> list[str]:
+        """Return the names of the settings that must be variables of LanceDB."""
+        return ["api_key"]
 
     def ndims(self) -> int:
         """Return the length of the vectors, which the first call asks the server for."""
@@ -80,6 +100,7 @@ class EmbedGrpcEmbeddingFunction(TextEmbeddingFunction):
         Raises:
             EmbedGrpcError: The call failed.
         """
+        require_fingerprint(self._embedder, self.fingerprint)
         return [self._embedder.embed_query(query)]
 
     def compute_query_embeddings_with_retry(
@@ -107,6 +128,7 @@ class EmbedGrpcEmbeddingFunction(TextEmbeddingFunction):
             EncodeError: Texts failed; the error has the vectors of the others.
             EmbedGrpcError: The call failed.
         """
+        require_fingerprint(self._embedder, self.fingerprint)
         given = [text for text in texts if text is not None]
         try:
             vectors = iter(self._embedder.embed_documents(given) if given else ())

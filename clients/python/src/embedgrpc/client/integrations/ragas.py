@@ -59,11 +59,17 @@ class EmbedGrpcEmbedding(BaseRagasEmbedding):
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return self.embed_texts([text])[0]
+        if self.cache is not None:
+            return self.embed_texts([text])[0]
+        vector: list[float] = self._embedder.embed_texts(text).tolist()
+        return vector
 
     async def aembed_text(self, text: str, **_: Any) -> list[float]:
         """Embed a text: see `embed_text`."""
-        return (await self.aembed_texts([text]))[0]
+        if self.cache is not None:
+            return (await self.aembed_texts([text]))[0]
+        vector: list[float] = (await self._embedder.embed_texts_async(text)).tolist()
+        return vector
 
     def embed_texts(self, texts: Sequence[str], **_: Any) -> list[list[float]]:
         """Embed any number of texts, in their order.

@@ -11,9 +11,16 @@ from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.keys import API_KEY_VARIABLE
 from embedgrpc.client.integrations.ranker import Ranker
-from embedgrpc.client.integrations.written_settings import connect
+from embedgrpc.client.integrations.written_settings import connect, require_fingerprint
 
-_SETTINGS: Final = ("target", "api_key_env_var", "options", "query_options", "client_settings")
+_SETTINGS: Final = (
+    "target",
+    "api_key_env_var",
+    "options",
+    "query_options",
+    "client_settings",
+    "fingerprint",
+)
 
 
 class EmbedGrpcVectors(Vectors):
@@ -30,6 +37,8 @@ class EmbedGrpcVectors(Vectors):
         options: Options of `EmbedOptions` for all texts, such as {"dimensions": 256}.
         query_options: Those that differ for queries.
         client_settings: Other arguments of `Client`, such as {"tls": True}.
+        fingerprint: The `Model.fingerprint` that the model must have, so that an index never mixes
+            vectors of two. Each call then asks the server first.
     """
 
     def loadmodel(self, path: str | None) -> Embedder:
@@ -69,6 +78,7 @@ class EmbedGrpcVectors(Vectors):
             EmbedGrpcError: The call failed.
         """
         embedder: Embedder = self.model
+        require_fingerprint(embedder, (self.config.get("vectors") or {}).get("fingerprint", ""))
         if category == "data":
             return embedder.embed_documents(data)
         return embedder.embed_queries(data)

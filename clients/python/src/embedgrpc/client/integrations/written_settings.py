@@ -5,8 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from embedgrpc.client.errors import ModelChangedError
 from embedgrpc.client.integrations.connection import Connection
-from embedgrpc.client.integrations.keys import API_KEY_VARIABLE, key_from_environment
+from embedgrpc.client.integrations.embedder import Embedder
+from embedgrpc.client.integrations.keys import API_KEY_VARIABLE, ApiKey, key_from_environment
 
 # Metadata may hold a key, too.
 _NEVER_WRITTEN: Final = ("api_key", "token", "credentials", "metadata")
@@ -17,6 +19,7 @@ def connect(
     client_settings: Mapping[str, Any] | None = None,
     *,
     api_key_env_var: str = API_KEY_VARIABLE,
+    api_key: ApiKey | None = None,
 ) -> Connection:
     """Return the connection to a server whose settings are written down.
 
@@ -24,6 +27,7 @@ def connect(
         target: HOST:PORT or unix:PATH.
         client_settings: Other arguments of `Client`, such as `tls` and `timeout_s`.
         api_key_env_var: The environment variable that holds the API key of the caller.
+        api_key: The key, where the framework itself keeps it out of what it writes.
 
     Raises:
         TypeError: There is no such setting, one has the wrong type, or it may hold a secret.
@@ -36,8 +40,26 @@ def connect(
                 f"{name} would be written down; set the environment variable {api_key_env_var}"
             )
     require_json("client_settings", chosen)
-    key = functools.partial(key_from_environment, api_key_env_var)
+    key = api_key or functools.partial(key_from_environment, api_key_env_var)
     return Connection(target, api_key=key, **chosen)
+
+
+def require_fingerprint(embedder: Embedder, fingerprint: str) -> None:
+    """Check that the server has the model whose vectors were written; "" for any.
+
+    Raises:
+        ModelChangedError: It has another one.
+        EmbedGrpcError: The call failed.
+    """
+    if not fingerprint:
+        return
+    described = embedder.describe()
+    if described.fingerprint != fingerprint:
+        raise ModelChangedError(
+            f"the model {described.id!r} of the server makes other vectors than those that were"
+            f" written: its fingerprint is {described.fingerprint}, not {fingerprint}",
+            metadata={"fingerprint": described.fingerprint, "was": fingerprint},
+        )
 
 
 def require_json(name: str, value: Any) -> None:
