@@ -67,6 +67,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
     ],
     ids=[
         "throughput",
+        "lone",
         "latency",
         "startup",
         "load",
