@@ -70,6 +70,7 @@ class Script:
     # Streams that end early: after how many results of all streams so far, and with what.
     breaks: deque[tuple[int, Refusal]] = field(default_factory=deque)
     fingerprints: list[str] = field(default_factory=lambda: ["f1"])  # of streams; the last repeats
+    overloads: dict[str, int] = field(default_factory=dict)  # refusals left, by text in a stream
     stay_silent: bool = False  # never respond on a stream
     calls: list[Any] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)  # also those that gRPC's core answers
@@ -187,7 +188,9 @@ class Servicer(
                         continue
                     script.window_full.set()
                     await asyncio.to_thread(script.hold_answers.wait)
-                results = [answer(each, setup.options) for each in held]
+                results = [
+                    _overloaded(script, each) or answer(each, setup.options) for each in held
+                ]
                 held = []
                 script.answered_count += len(results)
                 while script.one_by_one and len(results) > 1:
@@ -396,6 +399,20 @@ class _Attempts(grpc.aio.ServerInterceptor):
 def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     """Make the detail that holds a reason."""
     return error_details_pb2.ErrorInfo(reason=reason, domain="embedgrpc", metadata=metadata)
+
+
+def _overloaded(script: Script, item: Any) -> pb.StreamEmbedResult | None:
+    """Return the refusal of an input, if the script has one left for its text."""
+    left = script.overloads.get(getattr(item, "text", ""), 0)
+    if not left:
+        return None
+    script.overloads[item.text] = left - 1
+    error = common_pb2.ItemError(
+        code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
+        reason="ERROR_REASON_OVERLOADED",
+        message="the queue is full",
+    )
+    return pb.StreamEmbedResult(id=item.id, error=error)
 
 
 async def _fail_as_asked(field: str, texts: Sequence[str], context: Any) -> None:

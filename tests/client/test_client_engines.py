@@ -188,6 +188,8 @@ def test_a_wrong_batch_is_told(embed: EmbedBatch) -> None:
         embed(pa.table({"id": [1], "texts": ["a"]}))
     with pytest.raises(TypeError, match=r"not builtins\.list"):
         embed(["a text"])
+    with pytest.raises(TypeError, match="the column 'text' is one str"):
+        embed({"text": "a text"})
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,9 @@ def test_a_wrong_batch_is_told(embed: EmbedBatch) -> None:
         ({"api_key": "eg_x", "target": "example.org:443"}, "plain text"),
         ({"target": "http://localhost"}, "http"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "8"}, "batch_size is not a number but of type str"),
+        ({"patience_s": None}, "patience_s is not a number but of type NoneType"),
+        ({"client_settings": {"target": "a:1"}}, "'target', which is an argument of its own"),
     ],
 )
 def test_wrong_settings_are_told_at_once(settings: dict[str, Any], message: str) -> None:

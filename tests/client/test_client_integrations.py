@@ -20,7 +20,7 @@ import pytest
 from embedgrpc.client import EncodeError, InputTooLongError
 from embedgrpc.client.integrations import connection as module
 from embedgrpc.client.integrations import keys
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import Connection, connection_to
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.ranker import Ranker
 from embedgrpc.v1 import common_pb2
@@ -157,12 +157,43 @@ def test_a_key_comes_from_where_it_is_kept(
         (lambda: Embedder(Connection(), options={"token_vectors": True}), "token_vectors"),
         (lambda: Ranker(Connection(), options={"top_n": 1}), "top_n"),
         (lambda: Ranker(Connection(), options={"topk": 1}), "topk"),
+        (
+            lambda: Embedder(Connection(), options={"model": "m"}),
+            "^model is an argument of its own",
+        ),
+        (lambda: connection_to("here:1", {"target": "there:1"}), "'target', which is an argument"),
+        (lambda: connection_to("here:1", {"api_key": "eg_1"}), "'api_key', which is an argument"),
+        (lambda: connection_to("here:1", [1]), "not a dict but of type list"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_are_told_at_once(make: Any, message: str) -> None:
     """And not at the first call, far from where they stand."""
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *((f"embed_{kind}", "one") for kind in ("documents", "queries")),
+        *((f"sparse_{kind}", "one") for kind in ("documents", "queries")),
+        *((f"embed_{kind}_async", "one") for kind in ("documents", "queries")),
+        ("sparse_documents_async", "one"),
+        *((f"embed_{kind}", ["one"]) for kind in ("document", "query")),
+        *((f"embed_{kind}_async", ["one"]) for kind in ("document", "query")),
+        *((name, ["one"]) for name in ("sparse_query", "sparse_query_async")),
+    ],
+)
+def test_one_text_is_not_taken_for_several(target: str, name: str, given: Any) -> None:
+    """Nor the other way round: the vectors would have another shape than is due."""
+    embedder = Embedder(Connection(target), is_sparse=name.startswith("sparse"))
+
+    async def call() -> None:
+        await getattr(embedder, name)(given)
+
+    message = "texts is one str" if given == "one" else "text is not a str but of type list"
+    with pytest.raises(TypeError, match=message):
+        asyncio.run(call())
 
 
 def test_errors_keep_their_reasons(target: str) -> None:

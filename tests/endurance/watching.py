@@ -1,5 +1,6 @@
 """The server's own parts, which tell besides what they are asked to do."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,10 +50,18 @@ class CountingAdmission(Admission):
         return self._count(room)
 
     def admit_if_room(
-        self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
+        self,
+        work_class: WorkClass,
+        *,
+        inputs: int,
+        tokens: int,
+        caller: str = "",
+        waits_since: float = math.inf,
     ) -> Reservation | None:
         """Admit bulk work if there is room; see `Admission`."""
-        room = super().admit_if_room(work_class, inputs=inputs, tokens=tokens, caller=caller)
+        room = super().admit_if_room(
+            work_class, inputs=inputs, tokens=tokens, caller=caller, waits_since=waits_since
+        )
         return room and self._count(room)
 
     def admit_always(self) -> Reservation:
@@ -67,8 +76,9 @@ class CountingAdmission(Admission):
         self.most_inputs[work_class] = max(self.most_inputs[work_class], held)
         # A queue without anything but health checks takes anything; and they are always let in.
         others = held - self.ledger.probe_inputs(work_class)
-        if held > self._limit + 1 and others != room.inputs:
-            self._findings.add(f"{held} inputs take room; the limit is {self._limit}")
+        taken, _ = self.ledger.room(work_class)
+        if taken > self._limit + 1 and others != room.inputs:
+            self._findings.add(f"{taken} inputs take room; the limit is {self._limit}")
         return room
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.reference.environment import PINS
 from tests.server.service import PATIENCE_S
-
-pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(4 * PATIENCE_S)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 SUITES = sorted(path.stem for path in PROGRAMS.glob("*_suite.py"))
 NEED_TORCH = ("mteb_suite", "sentence_transformers_suite", "txtai_suite")
 
 
+@pytest.mark.clients
+@pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE_S)
 @pytest.mark.parametrize(
     ("suite", "frameworks"),
     [
@@ -42,3 +44,11 @@ async def test_the_suite_of_a_framework_passes(
             process.kill()
             await process.wait()
     assert process.returncode == 0, output.decode()
+
+
+def test_what_needs_torch_has_the_versions_of_the_reference() -> None:
+    """So that installers share the files, which are several gigabytes."""
+    lines = (PROGRAMS.parent / "requirements-torch.txt").read_text("utf-8").splitlines()
+    found = {line for line in lines if line.startswith(("mteb", "sentence-", "torch", "transform"))}
+    assert len(found) == 4
+    assert found <= set(PINS)

@@ -146,6 +146,7 @@ async def test_a_model_that_is_loaded_anew_costs_no_call(
     assert not load.wrong
 
 
+@pytest.mark.usefixtures("often_checked")
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_a_model_of_another_size_is_refused(
     restarted: bool,  # noqa: FBT001 - pytest passes parameters by name

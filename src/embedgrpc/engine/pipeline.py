@@ -180,6 +180,7 @@ class Pipeline:
                 caller=call.caller,
                 atomic=inputs.atomic,
                 read_limit=inputs.read_limit,
+                size_bytes=inputs.size_bytes,
                 wanted=lambda: not job.cancelled,
                 done=lambda results: self._schedule(
                     job, inputs.prepare(results), atomic=inputs.atomic

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,39 @@ def test_a_broken_stream_is_ridden_out(run: Run, script: Script, tmp_path: Path)
     code, out, err = run(folder, "--json", "--patience", 60)
     assert (code, json.loads(out)) == (0, undisturbed), err
     assert not script.breaks
+
+
+def test_texts_that_are_refused_for_now_are_sent_again(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    """No text of an overloaded server counts as failed, and the others are sent once."""
+    folder = write(tmp_path)
+    undisturbed = json.loads(run(folder, "--json")[1])
+    script.messages.clear()
+    refused = {DOCUMENTS["d3"]: 3, DOCUMENTS["d59"]: 1, QUERIES["q0"]: 2}
+    script.overloads.update(refused)
+    code, out, err = run(folder, "--json", "--patience", 60)
+    assert (code, json.loads(out)) == (0, undisturbed), err
+    sent = Counter(item.text for one in script.messages for item in one.batch.inputs)
+    assert sent == {**dict.fromkeys((*DOCUMENTS.values(), *QUERIES.values()), 1)} | {
+        text: count + 1 for text, count in refused.items()
+    }
+
+
+def test_patience_with_an_overloaded_server_ends(run: Run, script: Script, tmp_path: Path) -> None:
+    """Figures that count refused texts as missed would say nothing of the model: none is shown."""
+    script.overloads[DOCUMENTS["d3"]] = 1000
+    code, out, err = run(write(tmp_path), "--json", "--patience", "0.5")
+    assert (code, out) == (1, "")
+    assert err.endswith("embedgrpc-client: OVERLOADED: the queue is full\n")
+
+
+def test_another_model_for_the_documents_ends_it(run: Run, script: Script, tmp_path: Path) -> None:
+    """Its vectors would not fit those of the queries."""
+    script.fingerprints = ["f1", "f2"]
+    code, out, err = run(write(tmp_path), "--json")
+    assert (code, out) == (1, "")
+    assert "its fingerprint is f2 and was f1" in err
 
 
 BAD_FILES = {

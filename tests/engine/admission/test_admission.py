@@ -26,6 +26,8 @@ from tests.engine.fakes import next_turn
 
 INTERACTIVE, BULK = WorkClass.INTERACTIVE, WorkClass.BULK
 MAX_INPUTS, MAX_TOKENS = 10, 100
+# For how much one job counts at the most.
+JOB_INPUTS, JOB_TOKENS = 7, 75
 NONE = dict.fromkeys(WorkClass, 0)
 
 
@@ -91,6 +93,13 @@ class _AdmissionMachine(RuleBasedStateMachine):
         inside = [held for one, held in self.inside.items() if one.work_class is work_class]
         return sum(inputs for inputs, _ in inside), sum(tokens for _, tokens in inside)
 
+    def rooms(self, work_class: WorkClass) -> tuple[int, int]:
+        inside = [held for one, held in self.inside.items() if one.work_class is work_class]
+        return (
+            sum(min(inputs, JOB_INPUTS) for inputs, _ in inside),
+            sum(min(tokens, JOB_TOKENS) for _, tokens in inside),
+        )
+
     @rule(
         inputs=st.integers(1, 14),
         tokens=st.integers(0, 140),
@@ -98,8 +107,11 @@ class _AdmissionMachine(RuleBasedStateMachine):
         caller=st.sampled_from("ab"),
     )
     def admit(self, inputs: int, tokens: int, work_class: WorkClass, caller: str) -> None:
-        taken_inputs, taken_tokens = self.sums(work_class)
-        fits = taken_inputs + inputs <= MAX_INPUTS and taken_tokens + tokens <= MAX_TOKENS
+        taken_inputs, taken_tokens = self.rooms(work_class)
+        fits = (
+            taken_inputs + min(inputs, JOB_INPUTS) <= MAX_INPUTS
+            and taken_tokens + min(tokens, JOB_TOKENS) <= MAX_TOKENS
+        )
         reservation: Reservation | None = None
         if work_class is BULK:
             reservation = self.admission.admit_if_room(
@@ -157,6 +169,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
             ledger = self.admission.ledger
             counted = ledger.inputs(work_class), ledger.tokens(work_class)
             assert counted == self.sums(work_class)
+            assert ledger.room(work_class) == self.rooms(work_class)
             for caller in "ab":
                 held = sum(
                     tokens
@@ -184,7 +197,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
 
 
 def test_bounds_in_any_history() -> None:
-    """Room is what was reserved and not released; beyond it only an empty queue accepts work."""
+    """Room is what was reserved and not released; a large job counts for a part of the limits."""
     run_state_machine_as_test(_AdmissionMachine, settings=settings(max_examples=60, deadline=None))
 
 
@@ -221,9 +234,11 @@ async def test_returns_to_zero_with_threads() -> None:
 async def test_classes_do_not_share_room() -> None:
     """Bulk work that fills its limits leaves interactive work all of its own."""
     admission = admission_of(max_inputs=10, max_tokens=100)
-    assert admission.admit_if_room(BULK, inputs=10, tokens=100)
+    for _ in range(2):
+        assert admission.admit_if_room(BULK, inputs=5, tokens=50)
     assert admission.admit_if_room(BULK, inputs=1, tokens=1) is None
-    admission.admit(inputs=10, tokens=100, remaining_s=math.inf)
+    for _ in range(2):
+        admission.admit(inputs=5, tokens=50, remaining_s=math.inf)
     with pytest.raises(OverloadedError) as refused:
         admission.admit(inputs=1, tokens=1, remaining_s=math.inf)
     assert refused.value.metadata["label"] == "QUEUE_FULL"
@@ -241,8 +256,8 @@ async def test_health_check_is_always_taken_in() -> None:
 
 
 async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
-    """A job that only an empty queue accepts gets in although a health check is inside."""
-    admission = admission_of(max_inputs=2, max_tokens=10)
+    """A job for which only an empty queue has room gets in although a health check is inside."""
+    admission = admission_of(max_inputs=1, max_tokens=10)
     canary = admission.admit_always()
     huge = admission.admit(inputs=50, tokens=500, remaining_s=math.inf)
     assert label_of(admission, 1) == "QUEUE_FULL"
@@ -253,6 +268,33 @@ async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
     assert label_of(admission, 500, inputs=50) == "QUEUE_FULL"
     call.release_all()
     assert admission.ledger.is_empty
+
+
+def test_call_beyond_the_bounds_is_not_refused_for_ever() -> None:
+    """It gets in while others hold a quarter of the limits, and small calls find room beside it."""
+    admission = admission_of(max_inputs=100, max_tokens=1000)
+    small = deque(
+        admission.admit(inputs=5, tokens=50, remaining_s=math.inf, caller="small") for _ in range(5)
+    )
+    huge = admission.admit(inputs=500, tokens=5000, remaining_s=math.inf, caller="huge")
+    told: list[OverloadedError] = []
+    huge.stop = told.append
+    for _ in range(100):
+        small.popleft().release_all()
+        small.append(admission.admit(inputs=5, tokens=50, remaining_s=math.inf, caller="small"))
+    assert not told
+    assert huge.inputs == 500
+
+
+def test_two_calls_beyond_the_bounds_are_not_inside_together() -> None:
+    """The limits still bound what is held: a second one is refused until the first is done."""
+    admission = admission_of(max_inputs=100, max_tokens=1000)
+    first = admission.admit(inputs=500, tokens=5000, remaining_s=math.inf, caller="a")
+    assert label_of(admission, 5000, inputs=500, caller="b") == "QUEUE_FULL"
+    first.release(450, 4500, SequenceOutcome.ANSWERED)
+    assert label_of(admission, 5000, inputs=500, caller="b") == "QUEUE_FULL"
+    first.release(30, 300, SequenceOutcome.ANSWERED)
+    assert label_of(admission, 5000, inputs=500, caller="b") == ""
 
 
 def test_short_call_does_not_wait_for_the_whole_of_a_long_one() -> None:
@@ -441,7 +483,7 @@ def test_parts_of_a_job_are_done_as_they_were_estimated() -> None:
     assert ledger.estimated_tokens_done(INTERACTIVE) == 100
 
 
-@pytest.mark.parametrize("waiting", [10, 450])
+@pytest.mark.parametrize("waiting", [420, 450])
 def test_calls_that_fit_into_no_queue_are_no_overload(waiting: int) -> None:
     """A caller whose calls are too large does not shorten the queue for others."""
     server = Server(max_inputs=1000)
@@ -582,9 +624,9 @@ def test_streams_that_hurry_leave_room_for_calls() -> None:
 
 async def test_work_waits_in_order() -> None:
     """A small job that came later does not overtake a large one that waits for room."""
-    admission = admission_of(max_inputs=10, max_tokens=1000)
+    admission = admission_of(max_inputs=100, max_tokens=1000)
     line = WaitingLine(admission)
-    inside = [await line.enter(BULK, inputs=5, tokens=1, caller="") for _ in range(2)]
+    inside = [await line.enter(BULK, inputs=50, tokens=1, caller="") for _ in range(2)]
     order: list[int] = []
 
     async def wait(number: int, inputs: int) -> Reservation:
@@ -592,27 +634,73 @@ async def test_work_waits_in_order() -> None:
         order.append(number)
         return reservation
 
-    sizes = [8, 1, 1, 9]
+    sizes = [70, 15, 15, 75]
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(wait(*one)) for one in enumerate(sizes)]
         await next_turn()
-        inside[0].release(5, 1, SequenceOutcome.ANSWERED)
+        inside[0].release(50, 1, SequenceOutcome.ANSWERED)
         for _ in range(8):
             await next_turn()
         assert order == []
-        inside[1].release(5, 1, SequenceOutcome.ANSWERED)
+        inside[1].release(50, 1, SequenceOutcome.ANSWERED)
         first = await waiting[0]
         await asyncio.gather(*waiting[1:3])
         assert order == [0, 1, 2]
-        first.release(4, 0, SequenceOutcome.ANSWERED)
-        first.release(4, 1, SequenceOutcome.ANSWERED)
+        first.release(35, 0, SequenceOutcome.ANSWERED)
+        first.release(35, 1, SequenceOutcome.ANSWERED)
         for _ in range(8):
             await next_turn()
         assert not waiting[3].done()
         (await waiting[1]).release_all()
         await waiting[3]
     assert order == [0, 1, 2, 3]
-    assert admission.inputs == 10
+    assert admission.inputs == 90
+
+
+async def test_large_work_that_waits_is_not_overtaken_by_calls_for_ever() -> None:
+    """After the longest wait of a call, room is held back for an interactive stream."""
+    clock = Clock()
+    admission = admission_of(max_inputs=100, max_tokens=1000, max_queue_s=10, clock=clock)
+
+    def call() -> Reservation:
+        return admission.admit(inputs=10, tokens=100, remaining_s=math.inf, caller="calls")
+
+    inside = deque(call() for _ in range(10))
+    waiting = asyncio.create_task(
+        WaitingLine(admission).enter(INTERACTIVE, inputs=500, tokens=5000, caller="stream")
+    )
+    await next_turn()
+    refused_at = []
+    while not waiting.done():
+        inside.popleft().release_all()
+        clock.now += 0.5
+        try:
+            inside.append(call())
+        except OverloadedError:
+            refused_at.append(clock.now - Clock.now)
+        await next_turn()
+    assert 10 <= min(refused_at) <= max(refused_at) < 15
+    assert (await waiting).inputs == 500
+    # It counts for three quarters of the limits: the rest is for calls again.
+    inside.popleft().release_all()
+    call()
+
+
+async def test_no_room_is_held_back_for_work_that_has_left() -> None:
+    """When the last one that waits gives up, calls get in as before."""
+    clock = Clock()
+    admission = admission_of(max_inputs=100, max_tokens=1000, max_queue_s=10, clock=clock)
+    inside = [admission.admit(inputs=40, tokens=1, remaining_s=math.inf) for _ in range(2)]
+    waiting = asyncio.create_task(
+        WaitingLine(admission).enter(INTERACTIVE, inputs=75, tokens=1, caller="stream")
+    )
+    await next_turn()
+    clock.now += 10
+    inside.pop().release_all()
+    assert label_of(admission, 1, inputs=10) == "QUEUE_FULL"
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert label_of(admission, 1, inputs=10) == ""
 
 
 async def test_caller_with_least_inside_goes_in_first() -> None:
@@ -643,17 +731,17 @@ async def test_caller_with_least_inside_goes_in_first() -> None:
 
 async def test_cancelled_waiter_lets_the_next_one_in() -> None:
     """A stream that ends while it waits for room holds no room and delays no other."""
-    admission = admission_of(max_inputs=2, max_tokens=1000)
+    admission = admission_of(max_inputs=20, max_tokens=1000)
     line = WaitingLine(admission)
-    inside = await line.enter(BULK, inputs=1, tokens=1, caller="")
-    large = asyncio.create_task(line.enter(BULK, inputs=2, tokens=1, caller=""))
-    small = asyncio.create_task(line.enter(BULK, inputs=1, tokens=1, caller=""))
+    inside = await line.enter(BULK, inputs=10, tokens=1, caller="")
+    large = asyncio.create_task(line.enter(BULK, inputs=15, tokens=1, caller=""))
+    small = asyncio.create_task(line.enter(BULK, inputs=10, tokens=1, caller=""))
     await next_turn()
     large.cancel()
     reservation = await small
     with pytest.raises(asyncio.CancelledError):
         await large
-    assert (admission.inputs, reservation.inputs) == (2, 1)
+    assert (admission.inputs, reservation.inputs) == (20, 10)
     inside.release_all()
     reservation.release_all()
     assert admission.inputs == 0
@@ -691,10 +779,10 @@ async def test_waiter_cancelled_before_there_was_room_gets_none() -> None:
 
 
 async def test_job_beyond_the_bounds_runs_alone() -> None:
-    """A bulk job larger than the limits waits for an empty queue, then gets in."""
-    admission = admission_of(max_inputs=2, max_tokens=10)
+    """A bulk job larger than the limits waits until others hold little, then gets in."""
+    admission = admission_of(max_inputs=8, max_tokens=40)
     line = WaitingLine(admission)
-    inside = await line.enter(BULK, inputs=1, tokens=1, caller="")
+    inside = await line.enter(BULK, inputs=3, tokens=1, caller="")
     huge = asyncio.create_task(line.enter(BULK, inputs=50, tokens=500, caller=""))
     await next_turn()
     assert not huge.done()
@@ -769,9 +857,9 @@ def test_drain_rate_is_a_moving_average() -> None:
 @settings(deadline=None)
 def test_retry_delay_is_bounded(tokens: int, rate: int, seconds: float) -> None:
     """Retry delays are neither zero nor an hour."""
-    admission = admission_of(max_inputs=2, max_tokens=1)
+    admission = admission_of(max_inputs=1, max_tokens=1)
     admission.drain_rate.add(rate, seconds)
-    admission.admit(inputs=2, tokens=tokens, remaining_s=math.inf)
+    admission.admit(inputs=1, tokens=tokens, remaining_s=math.inf)
     with pytest.raises(OverloadedError) as refused:
         admission.admit(inputs=1, tokens=1, remaining_s=math.inf)
     assert refused.value.retry_delay_s is not None

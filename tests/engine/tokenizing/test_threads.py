@@ -20,7 +20,9 @@ from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
-SLICE = 32_768
+SLICE = 16_384
+# What a text takes apart from its characters, in characters.
+TEXT = 64
 
 
 class PanicError(BaseException):
@@ -38,6 +40,7 @@ class _Caller:
     read_limit: ReadLimit | None = None
     wanted: bool = True
     fault: type[Exception] | None = None
+    size_bytes: int | None = None
     checked: list[int] = field(default_factory=list)
     results: list[TokenizeResult] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
@@ -52,6 +55,7 @@ class _Caller:
             caller=self.name,
             atomic=self.atomic,
             read_limit=self.read_limit,
+            size_bytes=self.size_bytes,
             wanted=lambda: self.wanted,
             done=self.take,
             failed=self.fail,
@@ -331,8 +335,48 @@ def test_no_caller_is_kept_that_has_no_jobs(
         threads.submit(caller.tokenization())
     for caller in callers:
         caller.read()
-    assert not any(turns._by_caller for turns in threads._waiting.values())
+    assert not any(turns._short or turns._long for turns in threads._waiting.values())
     assert tokenizer.calls
+
+
+def test_a_slice_has_few_texts_even_if_they_are_short(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Each text counts, not only its characters, because each takes some time."""
+    caller = _Caller(["a"] * 1000)
+    threads.submit(caller.tokenization())
+    assert caller.read() == caller.texts
+    assert max(len(call) for call in tokenizer.calls) <= SLICE // (TEXT + 1) + 1
+
+
+def test_short_jobs_go_before_long_ones(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """A short job is in the next slice, however many callers with long ones came before."""
+    hold(threads, tokenizer)
+    long = [_Caller([letter * SLICE], name=letter, size_bytes=SLICE) for letter in "abcd"]
+    short = _Caller(["s"], name="short", size_bytes=1)
+    for caller in (*long, short):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (*long, short):
+        assert caller.read() == caller.texts
+    assert "".join(text[0] for call in tokenizer.calls[1:] for text in call) == "sabcd"
+
+
+def test_short_jobs_leave_half_of_a_slice_to_long_ones(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Long jobs go on while more short ones come than a slice can hold."""
+    hold(threads, tokenizer)
+    short = [_Caller(["s"], name=f"caller {number}", size_bytes=1) for number in range(400)]
+    long = _Caller(["long" * (SLICE // 8)], name="long", size_bytes=SLICE // 2)
+    for caller in (*short, long):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (*short, long):
+        assert caller.read() == caller.texts
+    assert long.texts[0] in tokenizer.calls[1]
 
 
 @pytest.mark.parametrize("from_end", [False, True])

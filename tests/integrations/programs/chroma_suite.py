@@ -133,6 +133,8 @@ def test_wrong_settings_are_told(config, message):
     """An unknown name, or another type."""
     with pytest.raises(ValueError, match=message):
         EmbedGrpcEmbeddingFunction.build_from_config(config)
+    with pytest.raises(TypeError, match="Function has no argument 'targt'; did you mean target"):
+        EmbedGrpcEmbeddingFunction(targt="a:1")
 
 
 def test_the_address_may_change_but_not_the_model(target, database):

@@ -163,6 +163,9 @@ def test_errors_are_ours(target, keyed_target):
     for settings in ({"target": "a"}, {"options": {"dimension": 1}}):
         with pytest.raises((TypeError, ValueError)):
             EmbedGrpcDocumentEmbedder(**settings)
+    for kind in (EmbedGrpcTextEmbedder, EmbedGrpcDocumentEmbedder):
+        with pytest.raises(TypeError, match=f"{kind.__name__} has no argument 'targt'; did you"):
+            kind(targt=target)
 
 
 def test_components_have_haystacks_protocols():

@@ -109,6 +109,12 @@ def test_the_key_is_read_from_the_environment_and_never_kept(
         create(keyed_target, client_settings={"api_key": "secret"})
 
 
+def test_a_misspelt_setting_is_refused():
+    """Otherwise texts would go to the default server."""
+    with pytest.raises(ValueError, match="targt"):
+        EmbedGrpcEmbeddingFunction.create(targt="127.0.0.1:1")
+
+
 def test_a_key_may_be_a_variable_of_lancedb(keyed_target, key, tmp_path):
     """And must be one: LanceDB refuses the key itself, and keeps the name."""
     get_registry().set_var("one_key", key)

@@ -144,6 +144,9 @@ def test_errors_are_ours(target, keyed_target):
     for wrong in ({"target": "a"}, {"options": {"dimension": 1}}):
         with pytest.raises((TypeError, ValueError)):
             EmbedGrpcEmbedding(**wrong)
+    for kind in (EmbedGrpcEmbedding, EmbedGrpcSparseEmbedding, EmbedGrpcRerank):
+        with pytest.raises(TypeError, match=f"{kind.__name__} has no argument 'targt'; did you"):
+            kind(targt=target)
 
 
 def test_search_finds_what_the_plain_client_finds(target, cranfield):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedgrpc.backends.triton import pool
 from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -78,8 +79,13 @@ async def test_calls_are_answered_while_the_servers_are_away(
     ]
 
 
-async def test_a_batch_in_progress_is_not_lost(upstream: Upstream, serve: Serve) -> None:
+@pytest.mark.usefixtures("often_checked")
+async def test_a_batch_in_progress_is_not_lost(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call that waits for a server when that goes silent is answered by the fallback."""
+    # Two checks must get no answer.
+    monkeypatch.setattr(pool, "_CHECK_S", 0.5)
     service = await serve(upstream.settings(fallback=str(upstream.folder)))
     before = await embed(service)
     upstream.server.fault = Fault.SILENT

@@ -15,6 +15,7 @@ Source: the queue with two limits follows CoDel as Facebook uses it in servers (
 2015); early, cheap refusals follow "Site Reliability Engineering", chapter 21.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,9 @@ _PATIENCE = 4
 # overload.
 _LONG_QUEUE_S = 1.0
 _LONG_QUEUE_JOBS = 32
+# Of each limit, a job counts for this part at the most. So one that is larger than the limits gets
+# in as soon as others hold no more than the rest, and small ones find room beside it.
+_JOB_SHARE_MAX = 0.75
 # Assumed duration of a full batch before the first ones ran. Most models take less on suitable
 # machines; a high estimate would refuse work that could be done.
 _GUESSED_BATCH_S = 0.05
@@ -85,7 +89,10 @@ class Admission:
         weights: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(
+            job_inputs_max=max(int(_JOB_SHARE_MAX * max_inputs), 1),
+            job_tokens_max=max(int(_JOB_SHARE_MAX * max_tokens), 1),
+        )
         self.drain_rate = DrainRate(_GUESSED_BATCH_S / batch_tokens)
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
@@ -94,6 +101,8 @@ class Admission:
         self._weights = weights or {}
         self._clock = clock
         self._overload = OverloadDetector()
+        # For work that has waited for too long, in inputs and tokens.
+        self._held_back = 0, 0
 
     @property
     def inputs(self) -> int:
@@ -194,11 +203,35 @@ class Admission:
         return reservation
 
     def admit_if_room(
-        self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
+        self,
+        work_class: WorkClass,
+        *,
+        inputs: int,
+        tokens: int,
+        caller: str = "",
+        waits_since: float = math.inf,
     ) -> Reservation | None:
-        """Accept work that can wait, if there is room for it now; otherwise return None."""
+        """Accept work that can wait, if there is room for it now; otherwise return None.
+
+        Room is held back for interactive work that has waited for the longest time that a call may
+        wait: calls, which are refused and never wait, would else keep it out for ever.
+
+        Args:
+            work_class: The class whose limits apply.
+            inputs: Number of inputs.
+            tokens: Estimated number of tokens.
+            caller: The caller it belongs to.
+            waits_since: Since when it has waited, as the clock tells.
+        """
+        is_overdue = self._clock() - waits_since >= self._max_queue_s
+        if work_class is WorkClass.INTERACTIVE:
+            self._held_back = 0, 0
         if not self._fits(work_class, inputs, tokens):
+            if is_overdue and work_class is WorkClass.INTERACTIVE:
+                self._held_back = self.ledger.room_of(inputs, tokens)
             return None
+        if is_overdue:
+            return self.ledger.reserve(work_class, caller, inputs, tokens)
         # Interactive streams wait outside the queue, so that they leave room in it for unary calls.
         limit = self._short_queue
         if work_class is WorkClass.INTERACTIVE and self.ledger.tokens(work_class) > limit:
@@ -206,6 +239,14 @@ class Admission:
             if ahead > limit:
                 return None
         return self.ledger.reserve(work_class, caller, inputs, tokens)
+
+    def now(self) -> float:
+        """Return what the clock tells, in seconds."""
+        return self._clock()
+
+    def nobody_waits(self) -> None:
+        """Hold no room back for interactive work that waits: there is none."""
+        self._held_back = 0, 0
 
     def admit_always(self) -> Reservation:
         """Accept a health check's single input, however long the queue is."""
@@ -223,22 +264,31 @@ class Admission:
         ) > max(_LONG_QUEUE_S / token_s, 2 * self._short_queue)
 
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
-        # An empty queue accepts anything; otherwise a job larger than the limits would never run.
-        # A health check, which is one input, must not prevent that.
-        return self.ledger.inputs(work_class) == self.ledger.probe_inputs(work_class) or (
-            self.ledger.inputs(work_class) + inputs <= self._max_inputs
-            and self.ledger.tokens(work_class) + tokens <= self._max_tokens
+        missing = self._missing(work_class, inputs, tokens)
+        # An empty queue accepts anything. A health check, which is one input, must not prevent
+        # that where the limits are very small.
+        is_empty = self.ledger.inputs(work_class) == self.ledger.probe_inputs(work_class)
+        return is_empty or max(missing) <= 0
+
+    def _missing(self, work_class: WorkClass, inputs: int, tokens: int) -> tuple[int, int]:
+        """Return how many inputs and tokens are too many with a job; 0 or less if it fits."""
+        held, own = self.ledger.room(work_class), self.ledger.room_of(inputs, tokens)
+        back = self._held_back if work_class is WorkClass.INTERACTIVE else (0, 0)
+        return (
+            held[0] + own[0] + back[0] - self._max_inputs,
+            held[1] + own[1] + back[1] - self._max_tokens,
         )
 
     def _giving_way_to(self, caller: str, inputs: int, tokens: int) -> Sequence[Reservation]:
         """Return the jobs that give way to a job, if any."""
         work_class, ledger = WorkClass.INTERACTIVE, self.ledger
+        missing_inputs, missing_tokens = self._missing(work_class, inputs, tokens)
         newcomer = giving_way.Newcomer(
             caller,
             inputs=ledger.held_inputs(work_class, caller) + inputs,
             tokens=ledger.held_tokens(work_class, caller) + tokens,
-            missing_inputs=ledger.inputs(work_class) + inputs - self._max_inputs,
-            missing_tokens=ledger.tokens(work_class) + tokens - self._max_tokens,
+            missing_inputs=missing_inputs,
+            missing_tokens=missing_tokens,
         )
         return giving_way.choose(ledger, work_class, newcomer, self._share_of)
 

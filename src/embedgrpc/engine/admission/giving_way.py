@@ -73,8 +73,9 @@ def choose(
         if job is None:
             continue
         chosen.append(job)
-        missing_inputs -= job.inputs
-        missing_tokens -= job.tokens
+        room_inputs, room_tokens = job.room
+        missing_inputs -= room_inputs
+        missing_tokens -= room_tokens
         inputs, tokens = held[caller]
         held[caller] = inputs - job.inputs, tokens - job.tokens
         heapq.heappush(largest, (-share_of(caller, *held[caller]), caller))

@@ -1,5 +1,6 @@
 """Counts the queued and running work of one model by class, caller and job."""
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -52,6 +53,11 @@ class Reservation:
         self.is_probe = is_probe
         self.stop: Callable[[OverloadedError], None] | None = None
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """The inputs and tokens that it takes away from others."""
+        return self._ledger.room_of(self.inputs, self.tokens)
+
     def settle(self, tokens: int) -> None:
         """Replace the estimate with the counted tokens. From any thread."""
         self._ledger.settle(self, tokens)
@@ -68,17 +74,26 @@ class Reservation:
 class Ledger:
     """The room that jobs hold, and the outcomes of their inputs.
 
+    Args:
+        job_inputs_max: The most inputs for which one job counts when room is counted.
+        job_tokens_max: The most tokens.
+
     Attributes:
         outcome_counts: Number of inputs by class and outcome.
         on_room: Called on the event loop when room was released.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, job_inputs_max: float = math.inf, job_tokens_max: float = math.inf
+    ) -> None:
+        self._job_max = job_inputs_max, job_tokens_max
         self.outcome_counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
         self.on_room: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._inputs = dict.fromkeys(WorkClass, 0)
         self._tokens = dict.fromkeys(WorkClass, 0)
+        # What is left of the two when large jobs count as the largest that fit.
+        self._room = dict.fromkeys(WorkClass, (0, 0))
         self._estimated_tokens_done = dict.fromkeys(WorkClass, 0)
         self._probe_inputs = dict.fromkeys(WorkClass, 0)
         self._job_counts = dict.fromkeys(WorkClass, 0)
@@ -107,6 +122,15 @@ class Ledger:
     def tokens(self, work_class: WorkClass) -> int:
         """Return how many tokens of a class hold room."""
         return self._tokens[work_class]
+
+    def room(self, work_class: WorkClass) -> tuple[int, int]:
+        """Return how many inputs and tokens of a class count against the limits."""
+        return self._room[work_class]
+
+    def room_of(self, inputs: int, tokens: int) -> tuple[int, int]:
+        """Return for how many inputs and tokens a job counts."""
+        inputs_max, tokens_max = self._job_max
+        return int(min(inputs, inputs_max)), int(min(tokens, tokens_max))
 
     def jobs(self, work_class: WorkClass) -> int:
         """Return how many jobs of a class hold room."""
@@ -185,6 +209,7 @@ class Ledger:
         """Reserve room. On the event loop."""
         with self._lock:
             self._add(work_class, caller, inputs, tokens)
+            self._count_room(work_class, (0, 0), self.room_of(inputs, tokens))
             if is_probe:
                 self._probe_inputs[work_class] += inputs
         job = Reservation(
@@ -198,9 +223,10 @@ class Ledger:
         """Replace the estimate with the counted tokens, unless released. From any thread."""
         with self._lock:
             if reservation.inputs:
-                more = tokens - reservation.tokens
+                before, more = reservation.room, tokens - reservation.tokens
                 self._add(reservation.work_class, reservation.caller, 0, more)
                 reservation.tokens = tokens
+                self._count_room(reservation.work_class, before, reservation.room)
 
     def release(
         self, reservation: Reservation, inputs: int, tokens: int, outcome: SequenceOutcome
@@ -220,8 +246,10 @@ class Ledger:
                 self._estimated_tokens_done[reservation.work_class] += estimated
             if reservation.is_probe:
                 self._probe_inputs[reservation.work_class] -= inputs
+            before = reservation.room
             reservation.inputs -= inputs
             reservation.tokens -= tokens
+            self._count_room(reservation.work_class, before, reservation.room)
             self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
             if inputs:
                 self.outcome_counts[reservation.work_class, outcome] += inputs
@@ -235,6 +263,12 @@ class Ledger:
         del jobs[reservation.caller][reservation]
         if not jobs[reservation.caller]:
             del jobs[reservation.caller]
+
+    def _count_room(
+        self, work_class: WorkClass, before: tuple[int, int], after: tuple[int, int]
+    ) -> None:
+        inputs, tokens = self._room[work_class]
+        self._room[work_class] = inputs + after[0] - before[0], tokens + after[1] - before[1]
 
     def _add(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> None:
         self._inputs[work_class] += inputs

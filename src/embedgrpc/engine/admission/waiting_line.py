@@ -14,6 +14,7 @@ class _Waiter:
     caller: str
     inputs: int
     tokens: int
+    since: float
     room: "asyncio.Future[Reservation]"
 
 
@@ -42,7 +43,8 @@ class WaitingLine:
             tokens: Estimated number of tokens.
             caller: The caller it belongs to.
         """
-        waiter = _Waiter(caller, inputs, tokens, asyncio.get_running_loop().create_future())
+        room = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(caller, inputs, tokens, self._admission.now(), room)
         self._waiting[work_class].append(waiter)
         self._let_in()
         try:
@@ -65,9 +67,16 @@ class WaitingLine:
                     key=lambda one: self._admission.ledger.held_tokens(work_class, one.caller),
                 )
                 reservation = self._admission.admit_if_room(
-                    work_class, inputs=first.inputs, tokens=first.tokens, caller=first.caller
+                    work_class,
+                    inputs=first.inputs,
+                    tokens=first.tokens,
+                    caller=first.caller,
+                    waits_since=first.since,
                 )
                 if reservation is None:
                     break
                 waiting.remove(first)
                 first.room.set_result(reservation)
+            else:
+                if work_class is WorkClass.INTERACTIVE:
+                    self._admission.nobody_waits()

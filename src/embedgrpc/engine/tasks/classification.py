@@ -1,6 +1,5 @@
 """Scores texts, or pairs of texts, by the labels of a classifier."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -9,6 +8,7 @@ import numpy as np
 
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
+from embedgrpc.engine.results.packing import pack_in_turn
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.scores import scores_of
 from embedgrpc.engine.tasks.pairs import build_pair, wrap_text
@@ -124,7 +124,7 @@ class Classifier:
             return pack(self.finish(result.job, indices, rows, spec, failures=result.errors))
 
         if self.is_slow(inputs.sequences):
-            return await asyncio.to_thread(finish)
+            return await pack_in_turn(finish)
         return finish()
 
     async def submit(

@@ -1,6 +1,5 @@
 """Embeds texts with one model."""
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
+from embedgrpc.engine.results.packing import pack_in_turn
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.tasks.chunking import check_chunks
 from embedgrpc.engine.tasks.embedding_rows import has_no_direction, outputs_of, read_rows
@@ -126,7 +126,7 @@ class Embedder:
             )
 
         at_once = spec.chunking is None and not result.rows.are_large(pack_cost)
-        return finish() if at_once else await asyncio.to_thread(finish)
+        return finish() if at_once else await pack_in_turn(finish)
 
     async def submit(
         self,

@@ -14,8 +14,13 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces
 
-# About 10 ms of work for one core: the longest that an interactive text waits for one slice.
-SLICE_CHARACTERS = 32_768
+# About 3 ms of work for one core: the longest that an interactive text waits for one slice.
+SLICE_CHARACTERS = 16_384
+# What a text takes however short it is: 12 us, as long as so many characters. A slice of short
+# texts would else take 20 ms.
+_TEXT_CHARACTERS = 64
+# A job of at most this cost goes before longer ones: a few texts of a search, for example.
+_SHORT_CHARACTERS = SLICE_CHARACTERS // 8
 # If a text will be truncated anyway, it is tokenized in pieces of this many characters per token
 # that is needed. English has 4 to 5 characters per token, Chinese 1 to 2: a larger value wastes
 # work, a smaller one takes more rounds.
@@ -92,10 +97,14 @@ class Tokenization:
         caller: Callers of one class take turns.
         atomic: Whether one text that cannot be used fails the job.
         read_limit: How much of each text is tokenized; None for all of it.
+        size_bytes: The approximate size of the texts; None if it is not known.
         wanted: Returns whether the results are still wanted.
         done: Receives the result of each text.
         failed: Receives the error instead if tokenizing or `done` raised, or if a text of an
             atomic job cannot be used.
+
+    Attributes:
+        is_short: Whether it takes a small part of a slice at the most.
     """
 
     __slots__ = (
@@ -110,6 +119,7 @@ class Tokenization:
         "caller",
         "done",
         "failed",
+        "is_short",
         "wanted",
         "work_class",
     )
@@ -123,6 +133,7 @@ class Tokenization:
         caller: str,
         atomic: bool,
         read_limit: ReadLimit | None,
+        size_bytes: int | None = None,
         wanted: Callable[[], bool],
         done: Callable[[list[TokenizeResult]], None],
         failed: Callable[[EngineError], None],
@@ -132,6 +143,10 @@ class Tokenization:
         self.wanted = wanted
         self.done = done
         self.failed = failed
+        self.is_short = (
+            size_bytes is not None
+            and size_bytes + _TEXT_CHARACTERS * len(texts) <= _SHORT_CHARACTERS
+        )
         self._texts = texts
         self._check = check
         self._atomic = atomic
@@ -154,7 +169,7 @@ class Tokenization:
         """Take what to tokenize next.
 
         Args:
-            room: Approximate number of characters.
+            room: What they may take together, in characters of a long text.
             cut_points: Where texts may be cut.
 
         Returns:
@@ -188,7 +203,7 @@ class Tokenization:
             else:
                 break
             taken.append(piece)
-            room -= len(piece.text)
+            room -= piece.cost
         return taken
 
     def _check_the_rest(self) -> list[EngineError]:
@@ -263,6 +278,11 @@ class Piece(NamedTuple):
     text: str
     characters_cut: bool
     long: "_LongText | None"
+
+    @property
+    def cost(self) -> int:
+        """What it takes to tokenize it, in characters of a long text."""
+        return len(self.text) + _TEXT_CHARACTERS
 
 
 class _LongText:

@@ -1,8 +1,8 @@
 """Tokenizes on threads of its own, many texts at a time.
 
 Admission, which comes first, bounds the queue. Interactive texts go before bulk ones, and callers
-of one class take turns. Large jobs are done in slices, so that a short query waits for at most one
-slice of each other caller.
+of one class take turns. Large jobs are done in slices, and the first half of a slice is for short
+jobs. So a short query waits for about one slice, unless many come at once.
 """
 
 import logging
@@ -19,6 +19,8 @@ from embedgrpc.models.tokenizers.cut_points import CutPoints
 
 _logger = logging.getLogger(__name__)
 
+_Callers = OrderedDict[str, deque[Tokenization]]
+
 # Bulk texts that wait get a slice after this many slices of interactive texts.
 _INTERACTIVE_WEIGHT = 4
 
@@ -27,21 +29,25 @@ class _Turns:
     """Jobs of one class. The callers take turns, and so do the jobs of one caller."""
 
     def __init__(self) -> None:
-        self._by_caller: OrderedDict[str, deque[Tokenization]] = OrderedDict()
+        self._short: _Callers = OrderedDict()
+        self._long: _Callers = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._by_caller)
+        return bool(self._short or self._long)
 
     def put(self, job: Tokenization) -> None:
-        self._by_caller.setdefault(job.caller, deque()).append(job)
+        callers = self._short if job.is_short else self._long
+        callers.setdefault(job.caller, deque()).append(job)
 
-    def take(self) -> Tokenization:
-        caller, jobs = next(iter(self._by_caller.items()))
+    def take(self, *, short_first: bool) -> Tokenization:
+        order = (self._short, self._long) if short_first else (self._long, self._short)
+        callers = order[0] or order[1]
+        caller, jobs = next(iter(callers.items()))
         job = jobs.popleft()
         if jobs:
-            self._by_caller.move_to_end(caller)
+            callers.move_to_end(caller)
         else:
-            del self._by_caller[caller]
+            del callers[caller]
         return job
 
 
@@ -123,7 +129,8 @@ class TokenizingThreads:
                 turns = next(filter(None, order), None)
                 if turns is None:
                     break
-                job = turns.take()
+                # Short jobs alone would keep long ones waiting for as long as they come.
+                job = turns.take(short_first=room > SLICE_CHARACTERS // 2)
             if not job.wanted():
                 continue
             try:
@@ -133,7 +140,7 @@ class TokenizingThreads:
             except Exception as error:  # noqa: BLE001 - the thread must survive any input
                 _fail(job, error)
             else:
-                room -= sum(len(piece.text) for piece in pieces)
+                room -= sum(piece.cost for piece in pieces)
                 taken.append((job, pieces))
         return taken
 

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
+from embedgrpc.engine.results.packing import pack_in_turn
 from embedgrpc.engine.tasks.reranking import Ranking, Reranker, RerankSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.server.contract.field_checks import check_count
@@ -153,7 +155,7 @@ class Ranker:
         if count + len(ranking.failures) <= _FEW_DOCUMENTS and not self.options.return_documents:
             return pack(ranked)
         # It would hold up the event loop.
-        return await asyncio.to_thread(pack, ranked)
+        return await pack_in_turn(partial(pack, ranked))
 
     @property
     def _entry_bytes(self) -> int:

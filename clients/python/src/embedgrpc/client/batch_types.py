@@ -117,7 +117,7 @@ def read_texts(batch: Any, column: str) -> list[Any]:
     """Return the values of the column with the texts.
 
     Raises:
-        TypeError: The batch is of no known type.
+        TypeError: The batch is of no known type, or the column is one str.
         ValueError: It has no such column.
     """
     names = column_names(batch)
@@ -128,6 +128,8 @@ def read_texts(batch: Any, column: str) -> list[Any]:
             f" (its columns: {shown})"
         )
     values = batch[column]
+    if isinstance(values, str):
+        raise TypeError(f"the column {quote(column)} is one str; give a list of texts")
     library, _ = _type_name(values)
     if library == "pyarrow":
         return list(values.to_pylist())

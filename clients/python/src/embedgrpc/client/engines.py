@@ -97,8 +97,16 @@ class EmbedBatch:
         names = (text_column, embedding_column, error_column)
         if len(set(names)) < len(names):
             raise ValueError("text_column, embedding_column and error_column must differ")
+        for name, number, kind in (
+            ("batch_size", batch_size, int),
+            ("patience_s", patience_s, float),
+        ):
+            if isinstance(number, bool) or not isinstance(number, (int, kind)):
+                raise TypeError(f"{name} is not a number but of type {type(number).__name__}")
         if batch_size < 1 or patience_s < 0:
             raise ValueError("batch_size must be at least 1, and patience_s at least 0")
+        if "target" in (client_settings or {}):
+            raise TypeError("client_settings have 'target', which is an argument of its own")
         self._target = target
         self._text_column = text_column
         self._names = (embedding_column, _SCALE, error_column)
@@ -133,8 +141,9 @@ class EmbedBatch:
             is binary in Arrow and Polars, and uint8 elsewhere.
 
         Raises:
-            EmbedGrpcError: The server refuses the request, or was away for `patience_s`.
-            TypeError: The batch is of another type.
+            EmbedGrpcError: The server refuses the request, or was away for `patience_s`. Of one
+                that is overloaded for so long, the rows have the errors.
+            TypeError: The batch is of another type, or its column of texts is one str.
             ValueError: It lacks the column of texts, or has one of the new columns already.
         """
         values = self._read(batch)
@@ -321,10 +330,7 @@ class _Session:
             asked_s = max(_retry_delay_s(results[row]) for row in again)
             delay_s = min(max(_FIRST_DELAY_S * 2**failures, asked_s), _DELAY_S_MAX)
             failures += 1
-            _logger.warning(
-                "texts failed for now",
-                extra={"texts": len(left), "delay_s": delay_s},
-            )
+            _logger.warning("%d texts failed for now; next attempt in %.1f s", len(left), delay_s)
             time.sleep(min(delay_s, max(until - time.monotonic(), 0)))
         return results
 
@@ -374,7 +380,4 @@ def _retry_delay_s(result: StreamResult) -> float:
 
 
 def _log_trouble(error: EmbedGrpcError, delay_s: float) -> None:
-    _logger.warning(
-        "no answer from the server",
-        extra={"reason": error.reason or error.code.name, "delay_s": round(delay_s, 3)},
-    )
+    _logger.warning("no answer from the server; next attempt in %.1f s: %s", delay_s, error)

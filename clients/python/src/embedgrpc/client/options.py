@@ -295,5 +295,7 @@ def _prompt(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def _require_known(options: Iterable[str], kind: type) -> None:
     known = kind.__annotations__
     for name in options:
+        if name in _ARGUMENTS:
+            raise TypeError(f"{name} is an argument of its own, not an option")
         if name not in known:
             raise TypeError(f"no option {quote(name)}{suggest(name, (*known, *_ARGUMENTS))}")

@@ -160,7 +160,9 @@ def require_dense(options: EmbedOptions) -> None:
     """
     for name in _OTHER_RESULTS:
         if options.get(name):
-            raise TypeError(f"encode returns dense vectors: for {name}, use embed or embed_stream")
+            raise TypeError(
+                f"there are only dense vectors here: for {name}, use embed or embed_stream"
+            )
 
 
 _OTHER_RESULTS: Final = (

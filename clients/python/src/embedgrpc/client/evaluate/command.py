@@ -1,6 +1,7 @@
 """The command `embedgrpc-client evaluate`."""
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from embedgrpc.client.errors import (
 )
 from embedgrpc.client.evaluate.best_documents import BestDocuments, IdOrder
 from embedgrpc.client.evaluate.dataset import Dataset
+from embedgrpc.client.evaluate.lasting_results import Inputs, lasting_results
 from embedgrpc.client.evaluate.measures import RECALL_CUT, Quality, mean_quality, quality_of
 from embedgrpc.client.evaluate.table import Row, show_table
 from embedgrpc.client.evaluate.vector_forms import BYTES_OF_FORMS, BlockScores, Floats, shorten
@@ -39,7 +41,7 @@ def evaluate(client: Client, arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: The dataset or the options do not allow it.
-        EmbedGrpcError: The server was away for longer than the patience.
+        EmbedGrpcError: The server was away or overloaded for longer than the patience.
         OSError: A file cannot be read.
     """
     try:
@@ -59,15 +61,16 @@ class _Evaluation:
         self._failed_queries = 0
         self._failed_documents = 0
         self._first_failure = ""
+        self._first_ready: StreamReady | None = None
         self._model: Model
         self._searches: dict[tuple[int, str], BestDocuments]
         self._queries_by_dimensions: dict[int, Floats]
 
     def run(self) -> int:
         """Embed, search, and print the figures."""
-        ready, queries, has_vector = self._embed_queries()
-        self._model = self._client.get_model(ready.model)
-        dimensions = self._check(ready)
+        queries, has_vector = self._embed_queries()
+        self._model = self._client.get_model(self._ready.model)
+        dimensions = self._dimensions()
         self._queries_by_dimensions = {one: self._shorten(queries, one) for one in dimensions}
         order = IdOrder(self._dataset.ids)
         # One more: the document with the id of the query may be left out.
@@ -78,50 +81,45 @@ class _Evaluation:
             for one in dimensions
             for form in self._arguments.vectors
         }
-        self._search(ready)
+        self._search()
         rows = [
             Row(form, one, BYTES_OF_FORMS[form](one), self._quality(best, has_vector))
             for (one, form), best in self._searches.items()
         ]
-        self._print(ready, rows)
+        self._print(rows)
         return self._report_failures()
 
-    def _embed_queries(self) -> tuple[StreamReady, Floats, NDArray[np.bool_]]:
-        """Return the terms, float32 [queries, dimensions], and whether each query has a vector."""
+    def _embed_queries(self) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return float32 [queries, dimensions], and whether each query has a vector."""
         texts = self._dataset.queries
         names = list(texts)
         vectors: dict[int, Any] = {}
-        with self._stream("query", iter(enumerate(texts.values()))) as stream:
-            ready: StreamReady = stream.ready()
-            for result in stream:
-                if self._note(result, f"the query {quote(names[result.id])}"):
-                    vectors[result.id] = result.vector
-                else:
-                    self._failed_queries += 1
+        for result in self._results("query", iter(enumerate(texts.values()))):
+            if self._note(result, f"the query {quote(names[result.id])}"):
+                vectors[result.id] = result.vector
+            else:
+                self._failed_queries += 1
         if not vectors:
             raise UsageError(f"all {len(texts)} queries failed: {self._first_failure}")
         queries = np.zeros((len(texts), len(next(iter(vectors.values())))), np.float32)
         for number, vector in vectors.items():
             queries[number] = vector
-        return ready, queries, np.isin(np.arange(len(texts)), list(vectors))
+        return queries, np.isin(np.arange(len(texts)), list(vectors))
 
-    def _search(self, ready: StreamReady) -> None:
+    def _search(self) -> None:
         """Embed the documents, and compare them with the queries block by block."""
         numbers: list[int] = []
         rows: list[Any] = []
         bar = ProgressBar(len(self._dataset.ids), "documents")
-        with self._stream("document", self._dataset.documents()) as stream:
-            if stream.ready().fingerprint != ready.fingerprint:
-                raise ModelChangedError("the server has another model than for the queries")
-            for result in stream:
-                if self._note(result, self._dataset.place(result.id)):
-                    numbers.append(result.id)
-                    rows.append(result.vector)
-                else:
-                    self._failed_documents += 1
-                bar.add(1)
-                if len(rows) == _BLOCK_DOCUMENTS:
-                    self._add(numbers, rows)
+        for result in self._results("document", self._dataset.documents()):
+            if self._note(result, self._dataset.place(result.id)):
+                numbers.append(result.id)
+                rows.append(result.vector)
+            else:
+                self._failed_documents += 1
+            bar.add(1)
+            if len(rows) == _BLOCK_DOCUMENTS:
+                self._add(numbers, rows)
         self._add(numbers, rows)
         bar.end()
 
@@ -154,14 +152,15 @@ class _Evaluation:
             qualities.append(quality_of(ids, self._dataset.relevant[query]))
         return mean_quality(qualities)
 
-    def _stream(self, role: str, inputs: Iterator[tuple[int, str]]) -> Any:
+    def _results(self, role: str, inputs: Inputs) -> Iterator[StreamResult]:
+        """Yield the results of queries or documents."""
         given = {
             name: getattr(self._arguments, f"{role}_{name}")
             for name in _PROMPTS
             if getattr(self._arguments, f"{role}_{name}") is not None
         }
-        return self._client.embed_stream(
-            inputs,
+        open_stream = functools.partial(
+            self._client.embed_stream,
             model=self._arguments.model,
             order="completion",
             batch_size=self._arguments.batch_size,
@@ -170,6 +169,32 @@ class _Evaluation:
             max_tokens=self._arguments.max_tokens,
             **(for_queries if role == "query" else for_documents)(given),
         )
+        return lasting_results(
+            open_stream, inputs, accept=self._accept, patience_s=self._arguments.patience
+        )
+
+    def _accept(self, ready: StreamReady) -> None:
+        """Note the terms of a stream; those of the first hold for all.
+
+        Raises:
+            ModelChangedError: It has another model.
+        """
+        if self._first_ready is None:
+            self._first_ready = ready
+        was = self._ready.fingerprint
+        if ready.fingerprint != was:
+            raise ModelChangedError(
+                "the server has another model since the evaluation began: its fingerprint is"
+                f" {ready.fingerprint} and was {was}",
+                metadata={"fingerprint": ready.fingerprint, "was": was},
+            )
+
+    @property
+    def _ready(self) -> StreamReady:
+        """The terms of the first stream."""
+        if self._first_ready is None:
+            raise RuntimeError("no stream has begun")
+        return self._first_ready
 
     def _note(self, result: StreamResult, place: str) -> bool:
         """Note the failure of the text at a place; return whether it has a vector."""
@@ -180,9 +205,9 @@ class _Evaluation:
             raise UsageError("the model has no dense vectors")
         return True
 
-    def _check(self, ready: StreamReady) -> list[int]:
+    def _dimensions(self) -> list[int]:
         """Return the dimensions to evaluate."""
-        model = self._model
+        model, ready = self._model, self._ready
         if model.similarity not in SIMILARITIES:
             raise UsageError(
                 f"the model {model.id!r} compares vectors by {model.similarity}: evaluate knows"
@@ -202,8 +227,8 @@ class _Evaluation:
     def _shorten(self, rows: Floats, dimensions: int) -> Floats:
         return shorten(rows, dimensions, normalize=self._model.normalized)
 
-    def _print(self, ready: StreamReady, rows: list[Row]) -> None:
-        dataset = self._dataset
+    def _print(self, rows: list[Row]) -> None:
+        dataset, ready = self._dataset, self._ready
         if not self._arguments.json:
             title = (
                 f"{ready.model}: {len(dataset.ids):,} documents, {len(dataset.queries):,} queries,"

@@ -20,7 +20,7 @@ from chromadb.utils.embedding_functions import (
     register_embedding_function,
     register_sparse_embedding_function,
 )
-from typing_extensions import Self
+from typing_extensions import Never, Self
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.errors import EmbedGrpcError
@@ -31,6 +31,7 @@ from embedgrpc.client.integrations.written_settings import (
     require_fingerprint,
     require_json,
 )
+from embedgrpc.client.suggestions import unknown_argument_error
 from embedgrpc.client.vectors import SparseVector
 
 # Chroma has no Manhattan distance: the Euclidean is the nearest to it.
@@ -68,7 +69,10 @@ class _Configured:
         query_options: Mapping[str, Any] | None = None,
         client_settings: Mapping[str, Any] | None = None,
         fingerprint: str = "",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise unknown_argument_error(type(self).__name__, unknown, _TYPES)
         self._config: dict[str, Any] = {
             "target": target,
             "model": model,
@@ -154,6 +158,7 @@ class EmbedGrpcEmbeddingFunction(_Configured, EmbeddingFunction[Documents]):
         client_settings: Other arguments of `Client`, such as {"tls": True}.
         fingerprint: The `Model.fingerprint` that the model must have, so that a collection never
             mixes vectors of two; "" for any. Each call then asks the server first.
+        unknown: Nothing; any other argument is an error.
 
     Raises:
         TypeError: There is no such option or setting, or it cannot be written down.

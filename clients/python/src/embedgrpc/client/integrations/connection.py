@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from typing_extensions import Self
@@ -17,6 +18,29 @@ ClientT = TypeVar("ClientT", bound=ChannelOwner)
 
 # The processes that called from an event loop: this one, or one that it was forked from.
 _loop_processes: set[int] = set()
+
+
+def connection_to(
+    target: str, client_settings: Mapping[str, Any] | None, *, api_key: ApiKey | None = None
+) -> "Connection":
+    """Return the connection to a server, from the arguments of an integration.
+
+    Args:
+        target: HOST:PORT or unix:PATH.
+        client_settings: Other arguments of `Client`, such as `tls` and `timeout_s`.
+        api_key: As in `Connection`.
+
+    Raises:
+        TypeError: There is no such setting, or one has the wrong type or is an argument of its own.
+        ValueError: The target is no address, or settings do not fit.
+    """
+    chosen = client_settings or {}
+    if not isinstance(chosen, Mapping):
+        raise TypeError(f"client_settings is not a dict but of type {type(chosen).__name__}")
+    for name in ("target", "api_key"):
+        if name in chosen:
+            raise TypeError(f"client_settings have {name!r}, which is an argument of its own")
+    return Connection(target, api_key=api_key, **chosen)
 
 
 class Connection:

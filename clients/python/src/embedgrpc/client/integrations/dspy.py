@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.enums import InputType
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import connection_to
 from embedgrpc.client.integrations.keys import ApiKey
 from embedgrpc.client.integrations.plain_embedder import PlainEmbedder
 
@@ -46,7 +46,7 @@ class EmbedGrpcEmbedder(dspy.Embedder):
         client_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._embedder = PlainEmbedder(
-            Connection(target, api_key=api_key, **(client_settings or {})),
+            connection_to(target, client_settings, api_key=api_key),
             model=model,
             options={**(options or {}), "input_type": input_type},
         )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.client.errors import BadResponseError
+from embedgrpc.client.inputs import valid_text
 from embedgrpc.client.integrations.connection import Connection
 from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import embed_options
@@ -60,9 +61,13 @@ class Embedder:
         Raises:
             EncodeError: Documents failed; the error has the vectors of the others.
             EmbedGrpcError: The call failed.
+            TypeError: The documents are one str, or one of them is none.
         """
         return self.connection.client().encode(
-            texts, model=self.model, show_progress_bar=show_progress_bar, **self._for_documents
+            several(texts),
+            model=self.model,
+            show_progress_bar=show_progress_bar,
+            **self._for_documents,
         )
 
     def embed_queries(
@@ -70,7 +75,10 @@ class Embedder:
     ) -> NDArray[np.float32]:
         """Embed any number of queries, as `embed_documents` does."""
         return self.connection.client().encode(
-            texts, model=self.model, show_progress_bar=show_progress_bar, **self._for_queries
+            several(texts),
+            model=self.model,
+            show_progress_bar=show_progress_bar,
+            **self._for_queries,
         )
 
     def embed_document(self, text: str) -> NDArray[np.float32]:
@@ -79,31 +87,37 @@ class Embedder:
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return self.connection.client().encode(text, model=self.model, **self._for_documents)
+        return self.connection.client().encode(
+            valid_text("text", text), model=self.model, **self._for_documents
+        )
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed one query, as `embed_document` does."""
-        return self.connection.client().encode(text, model=self.model, **self._for_queries)
+        return self.connection.client().encode(
+            valid_text("text", text), model=self.model, **self._for_queries
+        )
 
     async def embed_documents_async(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Embed any number of documents: see `embed_documents`."""
         client = self.connection.async_client()
-        return await client.encode(texts, model=self.model, **self._for_documents)
+        return await client.encode(several(texts), model=self.model, **self._for_documents)
 
     async def embed_queries_async(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Embed any number of queries: see `embed_queries`."""
         client = self.connection.async_client()
-        return await client.encode(texts, model=self.model, **self._for_queries)
+        return await client.encode(several(texts), model=self.model, **self._for_queries)
 
     async def embed_document_async(self, text: str) -> NDArray[np.float32]:
         """Embed one document: see `embed_document`."""
         client = self.connection.async_client()
-        return await client.encode(text, model=self.model, **self._for_documents)
+        return await client.encode(
+            valid_text("text", text), model=self.model, **self._for_documents
+        )
 
     async def embed_query_async(self, text: str) -> NDArray[np.float32]:
         """Embed one query: see `embed_query`."""
         client = self.connection.async_client()
-        return await client.encode(text, model=self.model, **self._for_queries)
+        return await client.encode(valid_text("text", text), model=self.model, **self._for_queries)
 
     def sparse_documents(self, texts: Iterable[str]) -> list[SparseVector]:
         """Embed any number of documents as sparse vectors, in their order.
@@ -112,13 +126,13 @@ class Embedder:
             EmbedGrpcError: A document failed, or the call did.
         """
         client = self.connection.client()
-        with client.embed_stream(texts, model=self.model, **self._for_documents) as stream:
+        with client.embed_stream(several(texts), model=self.model, **self._for_documents) as stream:
             return [_sparse_of(result) for result in stream]
 
     def sparse_queries(self, texts: Iterable[str]) -> list[SparseVector]:
         """Embed any number of queries, as `sparse_documents` does."""
         client = self.connection.client()
-        with client.embed_stream(texts, model=self.model, **self._for_queries) as stream:
+        with client.embed_stream(several(texts), model=self.model, **self._for_queries) as stream:
             return [_sparse_of(result) for result in stream]
 
     def sparse_query(self, text: str) -> SparseVector:
@@ -128,18 +142,24 @@ class Embedder:
             EmbedGrpcError: The call failed.
         """
         client = self.connection.client()
-        return _only_sparse(client.embed([text], model=self.model, **self._for_queries))
+        return _only_sparse(
+            client.embed([valid_text("text", text)], model=self.model, **self._for_queries)
+        )
 
     async def sparse_documents_async(self, texts: Iterable[str]) -> list[SparseVector]:
         """Embed any number of documents: see `sparse_documents`."""
         client = self.connection.async_client()
-        async with client.embed_stream(texts, model=self.model, **self._for_documents) as stream:
+        async with client.embed_stream(
+            several(texts), model=self.model, **self._for_documents
+        ) as stream:
             return [_sparse_of(result) async for result in stream]
 
     async def sparse_query_async(self, text: str) -> SparseVector:
         """Embed one query: see `sparse_query`."""
         client = self.connection.async_client()
-        return _only_sparse(await client.embed([text], model=self.model, **self._for_queries))
+        return _only_sparse(
+            await client.embed([valid_text("text", text)], model=self.model, **self._for_queries)
+        )
 
     def dimensions(self) -> int:
         """Return the length of the dense vectors.
@@ -174,6 +194,17 @@ class Embedder:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connection!r}, model={self.model!r})"
+
+
+def several(texts: Iterable[str]) -> Iterable[str]:
+    """Return texts.
+
+    Raises:
+        TypeError: They are one str: its vector has another shape than that of a list.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts is one str; give a list of texts")
+    return texts
 
 
 def check_options(options: Mapping[str, Any], *, is_sparse: bool = False) -> None:

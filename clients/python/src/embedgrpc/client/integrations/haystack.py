@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Final
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.dataclasses import SparseEmbedding
 from haystack.utils import Secret
-from typing_extensions import Self
+from typing_extensions import Never, Self
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import connection_to
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.ranker import Ranker
+from embedgrpc.client.suggestions import unknown_argument_error
 from embedgrpc.client.vectors import SparseVector
 
 _DEFAULT_TOP_K: Final = 10
@@ -32,6 +33,7 @@ class _Served:
             and `ca_file`.
         options: Options of `embedgrpc.client`: see `EmbedOptions`, and `RerankOptions` for the
             ranker.
+        unknown: Nothing; any other argument is an error.
 
     Raises:
         TypeError: There is no such setting, or one has the wrong type.
@@ -48,14 +50,17 @@ class _Served:
         api_key: Secret | None = None,
         client_settings: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise unknown_argument_error(type(self).__name__, unknown, self._written)
         self.target = target
         self.model = model
         self.api_key = api_key
         self.client_settings = dict(client_settings or {})
         self.options = dict(options or {})
         key = None if api_key is None else api_key.resolve_value
-        self._connection = Connection(target, api_key=key, **self.client_settings)
+        self._connection = connection_to(target, self.client_settings, api_key=key)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -114,6 +119,7 @@ class _ServedForDocuments(_Served):
         options: Options of calls.
         meta_fields_to_embed: Names of metadata whose values go before the text of a document.
         embedding_separator: What stands between them.
+        unknown: Nothing; any other argument is an error.
     """
 
     _written: ClassVar[tuple[str, ...]] = _DOCUMENT_SETTINGS
@@ -128,11 +134,17 @@ class _ServedForDocuments(_Served):
         options: Mapping[str, Any] | None = None,
         meta_fields_to_embed: Sequence[str] = (),
         embedding_separator: str = "\n",
+        **unknown: Never,
     ) -> None:
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         super().__init__(
-            target, model=model, api_key=api_key, client_settings=client_settings, options=options
+            target,
+            model=model,
+            api_key=api_key,
+            client_settings=client_settings,
+            options=options,
+            **unknown,
         )
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:
@@ -173,13 +185,13 @@ class EmbedGrpcTextEmbedder(_Served):
         Raises:
             EmbedGrpcError: The call failed.
         """
-        embedding = self._embedder.embed_query(_checked(text)).tolist()
+        embedding = self._embedder.embed_query(text).tolist()
         return {"embedding": embedding, "meta": self._meta()}
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     async def run_async(self, text: str) -> dict[str, Any]:
         """Embed a query: see `run`."""
-        embedding = (await self._embedder.embed_query_async(_checked(text))).tolist()
+        embedding = (await self._embedder.embed_query_async(text)).tolist()
         return {"embedding": embedding, "meta": self._meta()}
 
 
@@ -233,13 +245,13 @@ class EmbedGrpcSparseTextEmbedder(_Served):
         Raises:
             EmbedGrpcError: The call failed.
         """
-        vector = self._embedder.sparse_query(_checked(text))
+        vector = self._embedder.sparse_query(text)
         return {"sparse_embedding": _sparse(vector), "meta": self._meta()}
 
     @component.output_types(sparse_embedding=SparseEmbedding, meta=dict[str, Any])
     async def run_async(self, text: str) -> dict[str, Any]:
         """Embed a query: see `run`."""
-        vector = await self._embedder.sparse_query_async(_checked(text))
+        vector = await self._embedder.sparse_query_async(text)
         return {"sparse_embedding": _sparse(vector), "meta": self._meta()}
 
 
@@ -349,12 +361,6 @@ class EmbedGrpcRanker(_ServedForDocuments):
         limit = self.top_k if top_k is None else top_k
         ranked = await self._ranker.rank_async(query, self._texts(documents), top_k=limit)
         return {"documents": _ranked(documents, ranked)}
-
-
-def _checked(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"text is not a str but of type {type(text).__name__}")
-    return text
 
 
 def _embedded(documents: Sequence[Document], vectors: Iterable[list[float]]) -> list[Document]:

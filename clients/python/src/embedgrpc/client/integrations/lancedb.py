@@ -11,7 +11,7 @@ import pyarrow as pa
 from lancedb.embeddings import TextEmbeddingFunction, register
 from lancedb.rerankers import Reranker
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.errors import EncodeError
@@ -47,6 +47,9 @@ class EmbedGrpcEmbeddingFunction(TextEmbeddingFunction):
         fingerprint: The `Model.fingerprint` that the model must have, so that a table never mixes
             vectors of two; "" for any. Each call then asks the server first.
     """
+
+    # A misspelt `target` would be passed over, and texts go to the default one.
+    model_config = ConfigDict(extra="forbid")
 
     target: str = DEFAULT_TARGET
     model: str = ""

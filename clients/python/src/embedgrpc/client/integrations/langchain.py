@@ -11,7 +11,7 @@ from langchain_core.utils import secret_from_env
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import Connection, connection_to
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.keys import API_KEY_VARIABLE
 from embedgrpc.client.integrations.ranker import Ranker
@@ -52,7 +52,7 @@ class _Served(Serializable):
 
     def _connection(self) -> Connection:
         key = None if self.api_key is None else self.api_key.get_secret_value
-        return Connection(self.target, api_key=key, **self.client_settings)
+        return connection_to(self.target, self.client_settings, api_key=key)
 
 
 class EmbedGrpcEmbeddings(_Served, Embeddings):

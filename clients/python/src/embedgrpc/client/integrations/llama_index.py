@@ -4,16 +4,23 @@ from typing import Any, Final
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
-from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, SecretStr
+from llama_index.core.bridge.pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import Connection, connection_to
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.ranker import Ranker
+from embedgrpc.client.suggestions import unknown_argument_error
 from embedgrpc.client.vectors import SparseVector
 
 _dispatcher = get_dispatcher(__name__)
@@ -40,9 +47,19 @@ class _Served(BaseModel):
     client_settings: dict[str, Any] = Field(default_factory=dict, frozen=True)
     options: dict[str, Any] = Field(default_factory=dict, frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _require_known(cls, settings: Any) -> Any:
+        """Raise TypeError for a setting that is none: LlamaIndex would pass over a misspelt one."""
+        # `to_dict` writes the name of the class, too.
+        unknown = [name for name in settings if name not in (*cls.model_fields, "class_name")]
+        if unknown:
+            raise unknown_argument_error(cls.__name__, unknown, list(cls.model_fields))
+        return settings
+
     def _connection(self) -> Connection:
         key = None if self.api_key is None else self.api_key.get_secret_value
-        return Connection(self.target, api_key=key, **self.client_settings)
+        return connection_to(self.target, self.client_settings, api_key=key)
 
 
 class EmbedGrpcEmbedding(_Served, BaseEmbedding):

@@ -9,7 +9,8 @@ from ragas.embeddings.base import BaseRagasEmbedding
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.enums import InputType
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import connection_to
+from embedgrpc.client.integrations.embedder import several
 from embedgrpc.client.integrations.keys import ApiKey
 from embedgrpc.client.integrations.plain_embedder import PlainEmbedder
 
@@ -48,7 +49,7 @@ class EmbedGrpcEmbedding(BaseRagasEmbedding):
         super().__init__()
         self.cache = cache
         self._embedder = PlainEmbedder(
-            Connection(target, api_key=api_key, **(client_settings or {})),
+            connection_to(target, client_settings, api_key=api_key),
             model=model,
             options={**(options or {}), "input_type": input_type},
         )
@@ -79,7 +80,7 @@ class EmbedGrpcEmbedding(BaseRagasEmbedding):
             EmbedGrpcError: The call failed.
         """
         if self.cache is None:
-            vectors: list[list[float]] = self._embedder.embed_texts(texts).tolist()
+            vectors: list[list[float]] = self._embedder.embed_texts(several(texts)).tolist()
             return vectors
         kept = _Kept(self.cache, self._embedder.identity(), texts)
         if kept.missing:
@@ -89,7 +90,8 @@ class EmbedGrpcEmbedding(BaseRagasEmbedding):
     async def aembed_texts(self, texts: Sequence[str], **_: Any) -> list[list[float]]:
         """Embed any number of texts: see `embed_texts`."""
         if self.cache is None:
-            vectors: list[list[float]] = (await self._embedder.embed_texts_async(texts)).tolist()
+            found = await self._embedder.embed_texts_async(several(texts))
+            vectors: list[list[float]] = found.tolist()
             return vectors
         kept = _Kept(self.cache, await self._embedder.identity_async(), texts)
         if kept.missing:
@@ -104,7 +106,8 @@ class _Kept:
         self._cache = cache
         self._texts = texts
         self._keys = {
-            text: hashlib.sha256(f"{identity}\n{text}".encode()).hexdigest() for text in texts
+            text: hashlib.sha256(f"{identity}\n{text}".encode()).hexdigest()
+            for text in several(texts)
         }
         self._found: dict[str, list[float]] = {
             text: cache.get(key) for text, key in self._keys.items() if cache.has_key(key)

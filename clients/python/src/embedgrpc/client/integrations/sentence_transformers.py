@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from embedgrpc.client.defaults import DEFAULT_TARGET
 from embedgrpc.client.enums import ScoreScale
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import connection_to
 from embedgrpc.client.integrations.keys import ApiKey
 from embedgrpc.client.integrations.pair_scores import score_pairs
 from embedgrpc.client.model_description import Model
@@ -75,7 +75,7 @@ class ServedModel:
         api_key: ApiKey | None = None,
         client_settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._connection = Connection(target, api_key=api_key, **(client_settings or {}))
+        self._connection = connection_to(target, client_settings, api_key=api_key)
         self._model = model
         self._description: Model | None = None
         self._max_tokens = 0

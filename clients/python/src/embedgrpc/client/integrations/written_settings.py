@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from embedgrpc.client.errors import ModelChangedError
-from embedgrpc.client.integrations.connection import Connection
+from embedgrpc.client.integrations.connection import Connection, connection_to
 from embedgrpc.client.integrations.embedder import Embedder
 from embedgrpc.client.integrations.keys import API_KEY_VARIABLE, ApiKey, key_from_environment
 
@@ -41,7 +41,7 @@ def connect(
             )
     require_json("client_settings", chosen)
     key = api_key or functools.partial(key_from_environment, api_key_env_var)
-    return Connection(target, api_key=key, **chosen)
+    return connection_to(target, chosen, api_key=key)
 
 
 def require_fingerprint(embedder: Embedder, fingerprint: str) -> None:
