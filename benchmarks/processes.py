@@ -177,7 +177,7 @@ class Loop:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"this has ended: {self._process.args}")
+            raise RuntimeError(f"this has ended: {self._process.args!r}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -137,7 +137,8 @@ def test_the_benchmark_of_peers_compares_only_equal_vectors(tmp_path: Path) -> N
     liar = tmp_path / "python"
     liar.write_text(f"#!{python}\n{_LIAR}")
     liar.chmod(0o755)
-    command = [sys.executable, "-m", "benchmarks.peers", *flags, "--sentence-transformers", liar]
+    lying = ["--sentence-transformers", str(liar)]
+    command = [sys.executable, "-m", "benchmarks.peers", *flags, *lying]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode != 0
     assert "sentence-transformers has other vectors: the cosine of a text is " in done.stderr
