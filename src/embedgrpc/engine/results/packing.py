@@ -1,4 +1,4 @@
-"""Makes large responses off the event loop, few at a time.
+"""Makes large responses off the event loop, one at a time.
 
 Writing numbers and copying rows hold the interpreter lock. If many threads did so at once, the
 event loop, which gets the lock in turn with them, would wait for all of them several times in each
@@ -13,10 +13,9 @@ from typing import Final, TypeVar
 
 Packed = TypeVar("Packed")
 
-# More would not be faster. The second one goes on while the first is in numpy, without the lock.
-_THREADS: Final = 1
-# One for the process, as the lock is. Its threads start when they are first needed.
-_POOL: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="pack")
+# One thread for the process, as there is one lock: a second was no faster on two cores. It starts
+# when it is first needed.
+_POOL: Final = ThreadPoolExecutor(1, thread_name_prefix="pack")
 
 
 async def pack_in_turn(pack: Callable[[], Packed]) -> Packed:
