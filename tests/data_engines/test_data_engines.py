@@ -233,7 +233,6 @@ CLUSTERED = [
 
 
 @pytest.mark.nightly
-@pytest.mark.long
 @pytest.mark.parametrize("engine", CLUSTERED, ids=lambda one: one.program)
 async def test_an_engine_goes_on_after_a_worker_is_killed(
     engine: Clustered, target: str, tmp_path: Path
