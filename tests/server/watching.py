@@ -1,6 +1,7 @@
 """Watches how long the turns of a server's event loop take."""
 
 import asyncio
+import mmap
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,18 @@ def turn_ms_max() -> float:
         _WIDE_TEXT.decode()
         shortest_ms = min(shortest_ms, (time.thread_time() - began) * 1e3)
     return max(_TURN_MS_MAX, _DECODED_MAX * shortest_ms)
+
+
+def copying_ms_min(size_bytes: int) -> float:
+    """Return how long it takes to copy so many bytes into fresh memory, in ms of CPU time."""
+    values = bytes(size_bytes)
+    shortest_ms = float("inf")
+    for _ in range(TRIES):
+        began = time.thread_time()
+        with mmap.mmap(-1, size_bytes) as fresh:
+            fresh[:] = values
+            shortest_ms = min(shortest_ms, (time.thread_time() - began) * 1e3)
+    return shortest_ms
 
 
 class Watched:

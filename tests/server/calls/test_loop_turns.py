@@ -24,13 +24,15 @@ from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
 from tests.server.kserve.requests import pairs_for, raw_of, request_for
 from tests.server.rankings import part, setup
 from tests.server.service import FIXTURES, PATIENCE_S, settings_for
-from tests.server.watching import Watched, turn_ms_max, watching
+from tests.server.watching import Watched, copying_ms_min, turn_ms_max, watching
 
 pytestmark = pytest.mark.long
 
 
 REQUEST_BYTES = 4 * 1024 * 1024 - 512
 MANY = 1024
+# The largest response to a client that does not state its limit.
+DEFAULT_RESPONSE_BYTES = 4 * 1024 * 1024
 MODELS = {
     "small": "bert-cls",
     "cross": "cross-bert",
@@ -260,8 +262,8 @@ def infer_cases() -> dict[str, tuple[str, list[bytes]]]:
     return {f"infer: {what}": (INFER, [message]) for what, message in messages.items()}
 
 
-async def call(server: Watched, method: str, messages: list[bytes]) -> None:
-    """Make a call, which the server may refuse."""
+async def call(server: Watched, method: str, messages: list[bytes]) -> int:
+    """Make a call, which the server may refuse; return the size of the response in bytes."""
     metadata = (("embedgrpc-max-response-bytes", str(2**24)),)
     channel = server.client.channel
     call: Any
@@ -272,10 +274,12 @@ async def call(server: Watched, method: str, messages: list[bytes]) -> None:
                 pass
         else:
             call = channel.unary_unary(method)
-            await call(messages[0], timeout=PATIENCE_S * 2, metadata=metadata)
+            return len(await call(messages[0], timeout=PATIENCE_S * 2, metadata=metadata))
     except grpc.aio.AioRpcError as error:
         if error.code() not in REFUSALS:
             raise
+    # Streams have small messages.
+    return 0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -299,9 +303,20 @@ CASES = cases()
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES)
 async def test_no_request_holds_up_the_loop(server: Watched, case: str) -> None:
-    """For no request within the limits, a turn of the loop takes over 5 ms."""
+    """For no request within the limits, a turn of the loop takes over 5 ms.
+
+    Except for what gRPC takes to copy a response of many MiB, for which a client must ask: that is
+    all in the turn in which the response is sent.
+    """
     method, messages = CASES[case]
-    assert await server.shortest(lambda: call(server, method, messages)) < turn_ms_max()
+    sizes = []
+
+    async def work() -> None:
+        sizes.append(await call(server, method, messages))
+
+    turn_ms = await server.shortest(work)
+    copying_ms = copying_ms_min(sizes[0]) if sizes[0] > DEFAULT_RESPONSE_BYTES else 0
+    assert turn_ms < turn_ms_max() + copying_ms
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -87,14 +87,18 @@ class TextTokenizer:
         """Tokenize texts, without truncation. Arguments and errors as for `count`."""
         locating = self._require_tokenizer()
         pieces = await self._cut(texts, prompt)
-        located: list[list[IntArray]] = [[] for _ in texts]
-        for piece, rows in zip(pieces, await self._run(locating, pieces, call), strict=True):
-            rows[:, 1:] += piece.start
-            located[piece.index].append(rows)
+        found = await self._run(locating, pieces, call)
         special = self._tokenizer.special_ids if with_special else None
-        return await asyncio.to_thread(
-            lambda: [assemble(rows, special, prompt_characters=len(prompt)) for rows in located]
-        )
+
+        def put_together() -> list[TokenizedText]:
+            located: list[list[IntArray]] = [[] for _ in texts]
+            for piece, rows in zip(pieces, found, strict=True):
+                rows[:, 1:] += piece.start
+                located[piece.index].append(rows)
+            return [assemble(rows, special, prompt_characters=len(prompt)) for rows in located]
+
+        # A million tokens have 24 MB of places.
+        return await asyncio.to_thread(put_together)
 
     async def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         """Return the text of some tokens.
