@@ -1,4 +1,5 @@
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -97,40 +98,59 @@ def test_runs_at_the_same_time_share_the_threads(graph_path: Path) -> None:
         return int(session.get_session_options().intra_op_num_threads)
 
     sessions = backend._sessions
-    with sessions.for_run() as first:
-        with sessions.for_run() as early:
+    with sessions.for_run(is_short=False) as first:
+        with sessions.for_run(is_short=False) as early:
             assert early is first  # the second session is not open yet
         assert sessions._opener is not None
         sessions._opener.join()
-        with sessions.for_run() as second, sessions.for_run() as third:
+        with sessions.for_run(is_short=False) as second, sessions.for_run(is_short=False) as third:
             assert [threads(one) for one in (first, second, third)] == [6, 2, 2]
-        with sessions.for_run() as fourth:
+        with sessions.for_run(is_short=False) as fourth:
             assert threads(fourth) == 2
-    with sessions.for_run() as alone:
+    with sessions.for_run(is_short=False) as alone:
         assert threads(alone) == 6
 
 
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
-def test_a_run_alone_has_its_threads_on_cores_of_their_own(graph_path: Path) -> None:
-    """The calling thread has the first core, each other thread the next; a second run has none."""
+def test_a_short_run_alone_has_its_threads_on_cores_of_their_own(graph_path: Path) -> None:
+    """The calling thread has the first core, each other thread the next; under load none has."""
     everywhere = os.sched_getaffinity(0)
     cores = processors_by_core()
     before = _affinities()
     backend = OnnxBackend(graph_path, device="cpu", intra_op_threads=len(cores))
-    added = _affinities() - before
-    assert {core: added[core] for core in cores} == {core: int(core != cores[0]) for core in cores}
-    with backend._sessions.for_run():
+    sessions = backend._sessions
+
+    def pinned() -> dict[frozenset[int], int]:
+        added = _affinities() - before
+        return {core: added[core] for core in cores[1:]}
+
+    alone, free = dict.fromkeys(cores[1:], 1), dict.fromkeys(cores[1:], 0)
+    with sessions.for_run(is_short=True):
         assert os.sched_getaffinity(0) == cores[0]
-        with ThreadPoolExecutor(1) as pool:
-            # Threads inherit where they may run, but lanes were there before.
-            pool.submit(os.sched_setaffinity, 0, everywhere).result()
+        assert pinned() == alone
+        # Threads inherit where they may run, but lanes were there before.
+        with ThreadPoolExecutor(
+            1, initializer=os.sched_setaffinity, initargs=(0, everywhere)
+        ) as pool:
 
             def run_beside() -> set[int]:
-                with backend._sessions.for_run():
+                with sessions.for_run(is_short=True):
                     return os.sched_getaffinity(0)
 
             assert pool.submit(run_beside).result() == everywhere
     assert os.sched_getaffinity(0) == everywhere
+    # As directly after another run, however slow this machine is.
+    sessions._ended = math.inf
+    with sessions.for_run(is_short=True):
+        assert os.sched_getaffinity(0) == everywhere
+        assert pinned() == free
+    sessions._ended = 0.0
+    with sessions.for_run(is_short=True):
+        assert pinned() == alone
+    sessions._ended = 0.0
+    with sessions.for_run(is_short=False):
+        assert os.sched_getaffinity(0) == everywhere
+        assert pinned() == free
 
 
 def test_threads_go_where_the_kernel_puts_them_if_not_pinned(graph_path: Path) -> None:
@@ -141,7 +161,7 @@ def test_threads_go_where_the_kernel_puts_them_if_not_pinned(graph_path: Path) -
     everywhere = os.sched_getaffinity(0)
     assert set(_affinities() - before) <= {frozenset(everywhere)}
     for backend in (unpinned, more):
-        with backend._sessions.for_run():
+        with backend._sessions.for_run(is_short=True):
             assert os.sched_getaffinity(0) == everywhere
 
 
@@ -161,7 +181,10 @@ def test_weights_are_in_memory_once(
     """A model with one lane, or a large one, has a single session."""
     monkeypatch.setattr(onnx_sessions, "_TWICE_OPEN_BYTES_MAX", size_max)
     backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=4)
-    with backend._sessions.for_run() as first, backend._sessions.for_run() as second:
+    with (
+        backend._sessions.for_run(is_short=False) as first,
+        backend._sessions.for_run(is_short=False) as second,
+    ):
         assert first is second
 
 

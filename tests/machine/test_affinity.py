@@ -1,11 +1,13 @@
 """Threads on cores of their own."""
 
 import os
+import queue
+import threading
 
 import pytest
 
 from embedgrpc.machine import affinity
-from embedgrpc.machine.affinity import core_of_each_thread, running_on
+from embedgrpc.machine.affinity import core_of_each_thread, running_on, thread_ids, threads_on
 
 
 def test_a_thread_stays_on_its_processors_inside_the_block() -> None:
@@ -48,3 +50,31 @@ def test_each_thread_has_a_core_where_there_are_as_many(
     monkeypatch.setattr(affinity, "processors_by_core", lambda: cores)
     monkeypatch.setattr(affinity, "available_cores", lambda: available)
     assert core_of_each_thread(threads) == wanted
+
+
+def test_threads_are_pinned_and_let_go_again() -> None:
+    """They are found by the core that they are on; one that has ended changes nothing."""
+    everywhere = os.sched_getaffinity(0)
+    core = frozenset({max(everywhere)})
+    present, stop = thread_ids(), threading.Event()
+    started: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def stay() -> None:
+        os.sched_setaffinity(0, core)
+        started.put(threading.get_native_id())
+        stop.wait(60)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    try:
+        number = started.get(timeout=60)
+        threads = threads_on([core], but=present)
+        for pinned, wanted in ((True, core), (False, everywhere), (True, core), (True, core)):
+            threads.pin(pinned=pinned)
+            assert os.sched_getaffinity(number) == wanted
+        threads_on([core], but=[*present, number]).pin(pinned=False)
+        assert os.sched_getaffinity(number) == core
+    finally:
+        stop.set()
+        thread.join()
+    threads.pin(pinned=False)

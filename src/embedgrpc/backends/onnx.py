@@ -13,7 +13,7 @@ from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.libraries.onnx_runtime import onnxruntime
-from embedgrpc.machine.affinity import core_of_each_thread
+from embedgrpc.machine.affinity import core_of_each_thread, thread_ids, threads_on
 from embedgrpc.machine.cores import available_cores
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -53,8 +53,8 @@ class OnnxBackend:
             intra_op_threads: Threads that share the work of a single run; 0 for one per core.
             spin_duration_us: How long an idle thread polls for work before it sleeps. Polling
                 starts the next step sooner, but keeps the core busy.
-            pin_threads: Whether each thread of a single run has a core of its own, where there are
-                as many threads as cores.
+            pin_threads: Whether each thread of a batch of one sequence that runs alone has a core
+                of its own, where there are as many threads as cores.
             gpu_mem_limit_bytes: The most memory to use on the GPU; 0 for no limit.
 
         Raises:
@@ -68,6 +68,7 @@ class OnnxBackend:
             preload_cuda_libraries()
             providers.insert(0, ("CUDAExecutionProvider", _cuda_options(gpu_mem_limit_bytes)))
         cores = core_of_each_thread(threads) if self._device == "cpu" and pin_threads else ()
+        present = thread_ids()
         self._session = open_session(
             graph_path,
             threads=threads,
@@ -94,7 +95,10 @@ class OnnxBackend:
                 open_session, graph_path, threads=share, spin_duration_us=spin_duration_us
             )
         self._sessions = Sessions(
-            self._session, open_second, core=cores[0] if cores else frozenset()
+            self._session,
+            open_second,
+            core=cores[0] if cores else frozenset(),
+            threads=threads_on(cores[1:], but=present),
         )
         self._input_names = tuple(value.name for value in self._session.get_inputs())
         self._run_options = onnxruntime.RunOptions()
@@ -137,7 +141,7 @@ class OnnxBackend:
         inputs = self._select_inputs(batch)
         try:
             if self._device == "cpu":
-                with self._sessions.for_run() as session:
+                with self._sessions.for_run(is_short=len(batch.input_ids) == 1) as session:
                     outputs = session.run(list(batch.outputs), inputs, self._run_options)
             else:
                 outputs = self._run_bound(inputs, batch.outputs)

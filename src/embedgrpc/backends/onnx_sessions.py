@@ -3,6 +3,7 @@
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from embedgrpc.backends.base import BackendError
 from embedgrpc.libraries.onnx_runtime import onnxruntime
-from embedgrpc.machine.affinity import running_on
+from embedgrpc.machine.affinity import PinnedThreads, running_on
 from embedgrpc.machine.thread_priority import lower_priority
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may contain token ids.
@@ -19,6 +20,9 @@ _LOG_ERRORS = 3
 LOG_FATAL = 4
 # Up to this size a graph may be open twice: up to a tenth more throughput for twice the memory.
 _TWICE_OPEN_BYTES_MAX = 512 * 1024**2
+
+# Runs that follow each other sooner are those of a stream, or of many calls.
+_IDLE_S_MIN = 0.001
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +34,8 @@ class Sessions:
         first: The first session.
         open_second: Opens the second session, in its own thread at the first need; None to use
             the first session only.
-        core: The processors that a single run stays on, beside which the threads of the first
-            session have theirs; none for all.
+        core: The processors that a short run stays on if it is alone; none for all.
+        threads: The other threads of the first session, which have cores of their own meanwhile.
     """
 
     def __init__(
@@ -40,24 +44,35 @@ class Sessions:
         open_second: Callable[[], Any] | None,
         *,
         core: frozenset[int] = frozenset(),
+        threads: PinnedThreads | None = None,
     ) -> None:
         self._first = first
         self._core = core
+        self._threads = threads or PinnedThreads({})
         self._second: Any = None
         self._open_second = open_second
         self._opener: threading.Thread | None = None
         self._running = 0
+        # When the last run ended, in seconds of `time.monotonic`.
+        self._ended = 0.0
         self._changing = threading.Lock()
 
     @contextmanager
-    def for_run(self) -> Iterator[Any]:
+    def for_run(self, *, is_short: bool) -> Iterator[Any]:
         """Hold a session for a run; the first one while the second is being opened.
 
-        A run that begins while no other is in progress stays on its core inside the `with` block.
+        Args:
+            is_short: Whether to keep the threads on cores of their own inside the `with` block, if
+                no other run is in progress or has just ended. Under load they are better off where
+                the kernel puts them: a call beside bulk work then often has a core for itself.
         """
         with self._changing:
             session = self._first
-            core = frozenset() if self._running else self._core
+            core: frozenset[int] = frozenset()
+            if not self._running:
+                is_lone = is_short and time.monotonic() - self._ended >= _IDLE_S_MIN
+                core = self._core if is_lone else core
+                self._threads.pin(pinned=is_lone)
             if self._running and self._open_second is not None:
                 session = self._second or self._first
                 if self._opener is None:
@@ -72,6 +87,7 @@ class Sessions:
         finally:
             with self._changing:
                 self._running -= 1
+                self._ended = time.monotonic()
 
     def close(self) -> None:
         """Free the weights. No run is in progress."""

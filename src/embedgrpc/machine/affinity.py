@@ -6,8 +6,9 @@ nearly twice as long.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from embedgrpc.machine.cores import available_cores, processors_by_core
 
@@ -24,6 +25,53 @@ def core_of_each_thread(threads: int) -> Sequence[frozenset[int]]:
     """
     cores = processors_by_core()
     return cores if len(cores) == available_cores() == threads else []
+
+
+class PinnedThreads:
+    """Threads that have been started on cores of their own, and may be let go from there.
+
+    Not for several threads at once.
+
+    Args:
+        cores: By the id of a thread, the processors of its core.
+    """
+
+    def __init__(self, cores: Mapping[int, frozenset[int]]) -> None:
+        self._cores = cores
+        self._are_pinned = True
+
+    def pin(self, *, pinned: bool) -> None:
+        """Keep the threads on their cores, or let them run wherever the calling thread may."""
+        if pinned == self._are_pinned or not self._cores:
+            return
+        self._are_pinned = pinned
+        everywhere = os.sched_getaffinity(0)
+        for thread, core in self._cores.items():
+            with suppress(OSError):
+                os.sched_setaffinity(thread, core if pinned else everywhere)
+
+
+def threads_on(cores: Collection[frozenset[int]], *, but: Collection[int]) -> PinnedThreads:
+    """Return the threads of this process that are on one of some cores.
+
+    Args:
+        cores: The processors of each core.
+        but: The ids of threads that are left out.
+    """
+    found = {}
+    for thread in thread_ids() - set(but):
+        with suppress(OSError):
+            core = frozenset(os.sched_getaffinity(thread))
+            if core in cores:
+                found[thread] = core
+    return PinnedThreads(found)
+
+
+def thread_ids() -> set[int]:
+    """Return the ids of all threads of this process; none where the system does not tell."""
+    with suppress(OSError):
+        return {int(one.name) for one in Path("/proc/self/task").iterdir()}
+    return set()
 
 
 @contextmanager

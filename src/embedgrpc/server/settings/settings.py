@@ -317,9 +317,9 @@ class Settings(BaseModel):
     )
     pin_threads: bool = Field(
         default=True,
-        description="Keep the threads of a batch that runs alone on cores of their own, where the"
-        " server has as many model threads as cores. Otherwise the kernel may let them share one"
-        " core. False leaves the choice to the kernel",
+        description="Keep the threads of a single text that runs alone on cores of their own, where"
+        " the server has as many model threads as cores. Otherwise the kernel may let them share"
+        " one core. False always leaves the choice to the kernel",
     )
     lanes: Annotated[int, Field(ge=0, le=64)] = Field(
         default=0,
