@@ -38,9 +38,6 @@ _logger = logging.getLogger(__name__)
 
 # However small batches are, the queue has room for what thirty callers send at once.
 _QUEUED_BATCH_TOKENS_MIN = 512
-# How long a thread without other work waits before it reports a batch. Meanwhile the event loop can
-# answer the call: it would wait for the interpreter lock as long as the report takes.
-_REPORT_DELAY_S = 0.001
 # How long closing waits for a running batch. Its thread ends with the process at the latest.
 _LANE_END_S_MAX = 10.0
 
@@ -279,8 +276,6 @@ class Scheduler:
         for delivery in deliveries:
             delivery.job.times.ran(*done.span_ns)
         self._deliver_soon(deliveries)
-        if self._is_idle():
-            time.sleep(_REPORT_DELAY_S)
         report = self._reporter.report(done.batch, done.results, done.span_ns)
         if not report.error:
             # The overhead counts too: otherwise small batches would look slow.
@@ -289,11 +284,6 @@ class Scheduler:
             seconds = (report.finished_ns - report.started_ns) / 1e9
             with self._changed:
                 self._dispatcher.learn(report.work_class, report.padded_tokens, seconds)
-
-    def _is_idle(self) -> bool:
-        """Whether no batch waits to be run or delivered."""
-        with self._changed:
-            return not self._finished and not self._dispatcher.can_begin(time.monotonic())
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed, results are no longer wanted.
