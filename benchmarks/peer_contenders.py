@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,11 +72,19 @@ def prepare_libraries(
     """
     files = source.resolve(model)
     for library, python in pythons.items():
-        folder = files.folder
-        if library == "fastembed":
-            folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
-            _copy_graph(files, folder)
+        folder = _copy_graph(resources, files) if library == "fastembed" else files.folder
         yield partial(_load, library, python, str(folder))
+
+
+def prepare_tei(resources: ExitStack, model: str, program: str) -> Start:
+    """Return how to start text-embeddings-inference with the server's float32 graph.
+
+    Args:
+        resources: Keeps a copy of the model until it ends.
+        model: The source of the model.
+        program: Its program, `text-embeddings-router`, built for ONNX Runtime and gRPC.
+    """
+    return partial(_serve_tei, program, str(_copy_graph(resources, source.resolve(model))))
 
 
 @contextmanager
@@ -91,6 +101,51 @@ def _serve(model: str, weight_type: str) -> Iterator[Contender]:
 
 
 @contextmanager
+def _serve_tei(program: str, folder: str) -> Iterator[Contender]:
+    with Loop([sys.executable, _PROGRAM, "tei", "", str(_THREADS)]) as client:
+        _prepare_first(client)
+        port, metrics_port = _free_ports(2)
+        command = [program, "--model-id", folder, "--pooling", "mean"]
+        command += ["--hostname", "127.0.0.1", "--port", str(port)]
+        command += ["--prometheus-port", str(metrics_port)]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            _wait_until_listening(process, port)
+            client.ask(do="connect", target=f"127.0.0.1:{port}")
+            client.ask(do="one", name="first", number=0)
+            start_s = time.perf_counter() - began
+            yield Contender("TEI", client, (process.pid, client.pid), start_s)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as sockets:
+        bound = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in bound:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in bound]
+
+
+def _wait_until_listening(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Wait for a server that says nothing when it is ready; a minute at most.
+
+    Raises:
+        SystemExit: It has ended, or does not listen.
+    """
+    for _ in range(60 * 200):
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args!r} ended with status {process.returncode}")
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.005)
+    raise SystemExit(f"{process.args!r} does not listen on port {port}")
+
+
+@contextmanager
 def _load(library: str, python: str, folder: str) -> Iterator[Contender]:
     began = time.perf_counter()
     command = [python, _PROGRAM, library, folder, str(_THREADS)]
@@ -104,9 +159,11 @@ def _prepare_first(loop: Loop) -> None:
     loop.ask(do="prepare", name="first", texts=workloads.short().texts[:1])
 
 
-def _copy_graph(files: source.ModelFiles, folder: Path) -> None:
-    """Write the server's graph, and the tokenizer beside it."""
+def _copy_graph(resources: ExitStack, files: source.ModelFiles) -> Path:
+    """Return a folder with the server's graph and the tokenizer, which `resources` deletes."""
+    folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
     described = properties.read(files)
     built = graph.prepare(files, described, cache_dir=Settings().cache_dir)
     for path in (*built.files, *files.folder.glob("*.json")):
         shutil.copy(path, folder)
+    return folder

@@ -3,7 +3,8 @@
 PYTHON benchmarks/peer_loop.py LIBRARY FOLDER THREADS
 
 PYTHON has the library and NumPy, and nothing else is needed. FOLDER holds the model; it is unused
-by "embedgrpc", the client of a server. Reads lines of JSON on stdin, answers on stdout:
+by "embedgrpc" and "tei", the clients of servers, which need this project's packages. Reads lines of
+JSON on stdin, answers on stdout:
 - {"do": "connect", "target": TARGET}: connect the client to a server;
 - {"do": "prepare", "name": NAME, "texts": [...]}: take texts, outside any measurement;
 - {"do": "all", "name": NAME}: embed all texts once, as one list;
@@ -93,6 +94,43 @@ def infinity(folder: str, threads: int) -> _Encode:
     return encode
 
 
+def embedgrpc(target: str) -> _Encode:
+    """Connect to a server with the client of this project."""
+    client = importlib.import_module("embedgrpc.client").Client(target, timeout_s=600)
+
+    def encode(texts: list[str]) -> NDArray[Any]:
+        if len(texts) == 1:
+            return np.asarray([client.encode(texts[0])])
+        return np.asarray(client.encode(texts))
+
+    return encode
+
+
+def tei(target: str) -> _Encode:
+    """Connect to text-embeddings-inference with a generated client: a list is one stream."""
+    grpc = importlib.import_module("grpc")
+    messages = importlib.import_module("embedgrpc.tei.v1.tei_pb2")
+    stub = importlib.import_module("embedgrpc.tei.v1.tei_pb2_grpc").EmbedStub(
+        grpc.insecure_channel(target)
+    )
+
+    def encode(texts: list[str]) -> NDArray[Any]:
+        requests = [messages.EmbedRequest(inputs=text, normalize=True) for text in texts]
+        if len(texts) == 1:
+            answers = [stub.Embed(requests[0], timeout=600)]
+        else:
+            answers = stub.EmbedStream(iter(requests), timeout=600)
+        return np.asarray([answer.embeddings for answer in answers], np.float32)
+
+    return encode
+
+
+_CLIENTS = {"embedgrpc": embedgrpc, "tei": tei}
+# What a client imports, so that a server's start does not count it.
+_CLIENT_IMPORTS = {
+    "embedgrpc": ("embedgrpc.client",),
+    "tei": ("grpc", "embedgrpc.tei.v1.tei_pb2_grpc"),
+}
 _LIBRARIES = {
     "sentence-transformers": sentence_transformers,
     "fastembed": fastembed,
@@ -104,21 +142,16 @@ class _Loop:
     def __init__(self, library: str, folder: str, threads: str) -> None:
         self._texts: dict[str, list[str]] = {}
         self._encode: _Encode
-        if library == "embedgrpc":
+        if library in _CLIENTS:
             # A caller has it imported before a server starts.
-            self._client = importlib.import_module("embedgrpc.client")
+            for module in _CLIENT_IMPORTS[library]:
+                importlib.import_module(module)
+            self._connect = _CLIENTS[library]
         else:
             self._encode = _LIBRARIES[library](folder, int(threads))
 
     def connect(self, *, target: str) -> dict[str, Any]:
-        client = self._client.Client(target, timeout_s=600)
-
-        def encode(texts: list[str]) -> NDArray[Any]:
-            if len(texts) == 1:
-                return np.asarray([client.encode(texts[0])])
-            return np.asarray(client.encode(texts))
-
-        self._encode = encode
+        self._encode = self._connect(target)
         return {}
 
     def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:

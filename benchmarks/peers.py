@@ -1,11 +1,12 @@
 """Compare a server with libraries that embed texts, on the same weights and cores, in turns.
 
 uv run poe clients && uv run python -m benchmarks.peers [--rounds N] [--fastembed PYTHON]
-    [--infinity PYTHON]
+    [--infinity PYTHON] [--tei PROGRAM]
 
 The server has float32 and int8 weights; `encode` of the client calls it from a process of its own.
 sentence-transformers runs on PyTorch, from the environment that `poe clients` installs. fastembed
-and Infinity run where an interpreter that has them is given; fastembed runs the server's graph.
+and Infinity run where an interpreter that has them is given, text-embeddings-inference (TEI) where
+its program is given, built for ONNX Runtime and gRPC. fastembed and TEI run the server's graph.
 """
 
 import argparse
@@ -13,13 +14,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks import workloads
-from benchmarks.peer_contenders import Contender, prepare_libraries, prepare_servers
+from benchmarks import peer_plot, workloads
+from benchmarks.peer_contenders import Contender, prepare_libraries, prepare_servers, prepare_tei
+from benchmarks.peer_times import Times
 from benchmarks.workloads import Workload
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from tests.clients.environment import EnvironmentMissingError, find_frameworks
@@ -35,19 +38,6 @@ _HEADER = """\
 |---|---|---|---|---|---|---|---|"""
 
 
-@dataclass
-class _Times:
-    """How one contender did one kind of work, in each round.
-
-    Attributes:
-        speeds: Texts per second of a list, or the median of lone calls in seconds.
-        cpu_s: The CPU seconds of a text.
-    """
-
-    speeds: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-
-
 def main() -> None:
     """Measure in turns, and print two tables."""
     parsed = _parse()
@@ -55,6 +45,8 @@ def main() -> None:
     lists = [replace(one, texts=one.texts[: parsed.texts or None]) for one in whole]
     with ExitStack() as resources:
         starts = list(prepare_servers(parsed.source))
+        if parsed.tei:
+            starts.append(prepare_tei(resources, parsed.source, parsed.tei))
         starts += prepare_libraries(resources, parsed.source, parsed.pythons)
         for start in starts:
             # The files are in the machine's memory for the start that counts.
@@ -66,21 +58,26 @@ def main() -> None:
                 contender.loop.ask(do="prepare", name=workload.name, texts=workload.texts)
         cosines = _lowest_cosines(contenders, lists)
         print(_HEADER)
+        done_lists, done_calls = [], []
         for workload in lists:
             times = _take_turns(contenders, parsed.rounds, partial(_embed_list, workload))
             _print(f"{workload.what}, a list", times, "{:,.1f} texts/s", 1)
+            done_lists.append((workload.what, times))
         for workload in lists:
             call = partial(_call, workload, min(parsed.calls, len(workload.texts)))
             for contender in contenders:
                 partial(_call, workload, min(_WARM_UP_CALLS, len(workload.texts)))(0, contender)
             times = _take_turns(contenders, parsed.rounds, partial(call, parsed.interval_ms / 1e3))
             _print(f"{workload.what}, lone, p50", times, "{:.2f} ms", 1e3)
+            done_calls.append((workload.what, times))
         print("\n| contender | start to the first vector | peak memory, MB | lowest cosine |")
         print("|---|---|---|---|")
         for contender in contenders:
             memory = " + ".join(f"{size / 1e6:.0f}" for size in contender.peak_rss_bytes())
             cosine = cosines[contender.name]
             print(f"| {contender.name} | {contender.start_s:.2f} s | {memory} | {cosine:.6f} |")
+    if parsed.plot:
+        peer_plot.plot(parsed.plot, parsed.title, done_lists, done_calls)
 
 
 def _parse() -> argparse.Namespace:
@@ -93,6 +90,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sentence-transformers", metavar="PYTHON", help="an interpreter with it")
     parser.add_argument("--fastembed", metavar="PYTHON", help="likewise")
     parser.add_argument("--infinity", metavar="PYTHON", help="likewise")
+    parser.add_argument("--tei", metavar="PROGRAM", help="text-embeddings-router, with gRPC")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG file to write")
+    parser.add_argument("--title", default="", help="the title of the plot")
     parsed = parser.parse_args()
     parsed.pythons = {
         "sentence-transformers": parsed.sentence_transformers,
@@ -135,9 +135,9 @@ def _take_turns(
     contenders: Sequence[Contender],
     rounds: int,
     measure: Callable[[Contender], tuple[float, float]],
-) -> dict[str, _Times]:
+) -> dict[str, Times]:
     """Measure all contenders in each round; the vectors that were compared warmed them up."""
-    times = {contender.name: _Times() for contender in contenders}
+    times = {contender.name: Times() for contender in contenders}
     for number in range(rounds):
         # The order alternates, so that drift of the machine cancels out.
         for contender in contenders[:: 1 if number % 2 else -1]:
@@ -169,7 +169,7 @@ def _call(
     return statistics.median(latencies), (contender.cpu_s() - before) / calls
 
 
-def _print(work: str, times: dict[str, _Times], speed: str, unit: float) -> None:
+def _print(work: str, times: dict[str, Times], speed: str, unit: float) -> None:
     for name, theirs in times.items():
         cells = [work, name, speed.format(statistics.median(theirs.speeds) * unit)]
         cells += [_ratio(times[ours].speeds, theirs.speeds) for ours in _OURS]

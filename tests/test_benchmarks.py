@@ -21,6 +21,16 @@ for line in sys.stdin:
     print(json.dumps({"seconds": 1.0, "vectors": vectors}), flush=True)
 """
 
+# Takes the flags of text-embeddings-inference, and serves its contract with the default model.
+_SERVER_LIKE_TEI = """
+import os, sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+assert os.path.exists(flags["--model-id"] + "/model.onnx")
+address = flags["--hostname"] + ":" + flags["--port"]
+command = [sys.executable, "-m", "embedgrpc.cli.main", "serve", "--address", address]
+os.execv(sys.executable, [*command, "--tei-model", "all-MiniLM-L6-v2"])
+"""
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
@@ -126,8 +136,15 @@ def test_the_benchmark_of_peers_compares_only_equal_vectors(tmp_path: Path) -> N
     except EnvironmentMissingError as obstacle:
         pytest.skip(str(obstacle))
     flags = ["--rounds", "1", "--texts", "8", "--calls", "2"]
-    output = _run("peers", *flags)
+    tei = tmp_path / "text-embeddings-router"
+    tei.write_text(f"#!{sys.executable}\n{_SERVER_LIKE_TEI}")
+    tei.chmod(0o755)
+    picture = tmp_path / "peers.svg"
+    output = _run("peers", *flags, "--tei", str(tei), "--plot", str(picture))
+    assert "sentence-transformers" in picture.read_text("utf-8")
     for row in (
+        "| 5 to 16 words, a list | TEI |",
+        "| about 100 words each, lone, p50 | TEI |",
         "| about 100 words each, a list | server, int8 |",
         "| 5 to 16 words, a list | sentence-transformers |",
         "| 5 to 16 words, lone, p50 | sentence-transformers |",
