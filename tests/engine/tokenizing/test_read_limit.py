@@ -106,7 +106,7 @@ def same(first: TokenSequence, second: TokenSequence) -> bool:
     )
 
 
-EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [120, pytest.param(500, marks=pytest.mark.slow)])
 
 
 @EXAMPLES
