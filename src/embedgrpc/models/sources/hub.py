@@ -24,6 +24,7 @@ from embedgrpc.models.sources.config_files import (
     MODULES_NAME,
     ROUTER_NAMES,
     ROUTER_TYPES,
+    ROUTERS_DEPTH_MAX,
     TOKENIZER_NAME,
     VOCABULARY_NAME,
     is_settings_name,
@@ -203,9 +204,11 @@ class HubRepository:
 
     def _find_module_folders(self) -> tuple[str, ...]:
         """Return the folders of all modules; the files that say the routes are downloaded."""
-        routers = read_module_folders(self.folder, kinds=ROUTER_TYPES)
-        names = [f"{folder}/{name}".lstrip("/") for folder in routers for name in ROUTER_NAMES]
-        self.fetch([name for name in names if self.has(name)])
+        for _ in range(ROUTERS_DEPTH_MAX):
+            # Those in the routes of a router are known once its file is there.
+            routers = read_module_folders(self.folder, kinds=ROUTER_TYPES)
+            names = [f"{folder}/{name}".lstrip("/") for folder in routers for name in ROUTER_NAMES]
+            self.fetch([name for name in names if self.has(name)])
         return read_module_folders(self.folder)
 
     def _download(self, patterns: Sequence[str], size: int = 0) -> None:

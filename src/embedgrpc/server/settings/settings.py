@@ -344,7 +344,9 @@ class Settings(BaseModel):
     bulk_batch_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
         default=20,
         description="Maximum duration of a bulk batch while interactive calls arrive, at the speed"
-        " of recent batches, unless batches this small would waste more than a fifth of the time",
+        " of recent batches, unless batches this small would waste more than a fifth of the time."
+        " Without effect where bulk batches give way to calls: on two or three cores, with models"
+        " up to 512 MiB",
     )
     max_inputs: _Count = Field(
         default=1024,
