@@ -110,9 +110,18 @@ def tei(target: str) -> _Encode:
     """Connect to text-embeddings-inference with a generated client: a list is one stream."""
     grpc = importlib.import_module("grpc")
     messages = importlib.import_module("embedgrpc.tei.v1.tei_pb2")
-    stub = importlib.import_module("embedgrpc.tei.v1.tei_pb2_grpc").EmbedStub(
-        grpc.insecure_channel(target)
-    )
+    stubs = importlib.import_module("embedgrpc.tei.v1.tei_pb2_grpc")
+    channel = grpc.insecure_channel(target)
+    info, stub = stubs.InfoStub(channel), stubs.EmbedStub(channel)
+    # A server may listen before it has loaded its model.
+    for _ in range(60 * 200):
+        try:
+            info.Info(messages.InfoRequest(), timeout=60)
+            break
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            time.sleep(0.005)
 
     def encode(texts: list[str]) -> NDArray[Any]:
         requests = [messages.EmbedRequest(inputs=text, normalize=True) for text in texts]
