@@ -108,7 +108,7 @@ class Embedder:
             failures = dict(result.errors)
             if indices:
                 zero = self.has_no_direction(rows, spec)
-                if zero.any():
+                if zero is not None:
                     without = [indices[row] for row in zero.nonzero()[0].tolist()]
                     found = [
                         no_direction(_place(field, index, indexed=indexed)) for index in without
@@ -215,8 +215,8 @@ class Embedder:
             self.properties, self.graph_outputs, has_places=self.tokenizer.locator is not None
         )
 
-    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
-        """Return which dense vectors are zero but need unit length; bool [texts]."""
+    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_] | None:
+        """Return which dense vectors are zero but need unit length; bool [texts], None for none."""
         return has_no_direction(rows, spec, self.properties)
 
     def finish(
