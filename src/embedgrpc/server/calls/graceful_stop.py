@@ -70,7 +70,8 @@ class ShutdownGate(HandlerInterceptor):
                 await self._open.wait()
             return response
 
-        return make_handler(handler, answer)
+        # What is around it forgets the frames of its exceptions.
+        return make_handler(handler, answer, forgets=False)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Stop the server of this interceptor, with a grace for the open calls."""

@@ -87,13 +87,19 @@ def behavior_of(handler: Any) -> Any:
     )
 
 
-def make_handler(handler: Any, behavior: Any) -> Any:
+def make_handler(handler: Any, behavior: Any, *, forgets: bool = True) -> Any:
     """Return a handler of the same call shape with another coroutine function.
 
     The function may return a message, or its serialised bytes.
+
+    Args:
+        handler: The handler.
+        behavior: The function.
+        forgets: Whether its exceptions forget their frames; see `forgetting`.
     """
     make = _MAKERS[handler.request_streaming, handler.response_streaming]
-    return make(forgetting(behavior), handler.request_deserializer, serializer_of(handler))
+    behavior = forgetting(behavior) if forgets else behavior
+    return make(behavior, handler.request_deserializer, serializer_of(handler))
 
 
 def make_reading_handler(handler: Any, behavior: Any) -> Any:
