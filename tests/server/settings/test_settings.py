@@ -123,6 +123,8 @@ def other_value(setting: str) -> Any:
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",
         "drain_delay_s": 1.0,
+        "spin_duration_us": 50,
+        "pin_threads": False,
         "jwt_issuer": "https://other.example",
         "jwt_audience": "other",
         "jwt_algorithms": "ES384",
