@@ -41,6 +41,7 @@ class InstantBackend:
     def __init__(self) -> None:
         self.lanes = 1
         self.lanes_compete = False
+        self.can_give_way = False
         self.parallelism = 1
         self.device = "cpu"
         self._row = np.random.default_rng(0).standard_normal(_WIDTH, np.float32)

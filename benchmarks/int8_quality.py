@@ -5,6 +5,9 @@ uv run python -m benchmarks.int8_quality [--cross-encoder FOLDER]
 Similarities: pairs of sentences of the Cranfield abstracts, from almost equal to unrelated, as in
 STS-B; the figure is the rank correlation of cosines with int8 and with float32.
 
+Search: thousands of queries that belong to one document each, see `known_items`; the figures are
+those of int8 against float32, with their standard errors.
+
 Reranking: the queries whose number is a multiple of 3, each with the documents that the default
 model ranks highest. `benchmarks.train_cross_encoder` makes a cross-encoder that has not seen them.
 """
@@ -19,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.known_items import Found, KnownItems, Mean, docstrings, sentences
 from benchmarks.retrieval import measure_ndcg, read_judgements
 from benchmarks.workloads import documents, queries
 from embedgrpc.cli.runners import Item, LocalRunner
@@ -70,6 +74,27 @@ def compare_similarities(runners: Sequence[LocalRunner]) -> Iterator[tuple[str, 
     yield "pairs of sentences", f"{len(anchors):,}, cosines of {low:.2f} to {high:.2f} (5 to 95 %)"
     yield "Spearman of cosines, int8 and float32", f"{rank_correlation(cosines[0], cosines[1]):.5f}"
     yield "difference of a cosine: mean, largest", f"{error.mean():.4f}, {error.max():.4f}"
+
+
+def compare_search(runners: Sequence[LocalRunner], items: KnownItems) -> Iterator[tuple[str, str]]:
+    """Compare what is found with what the first runner finds."""
+    exact, other = (
+        Found.by(
+            _run(runner, items.queries, SENTENCE_EMBEDDING),
+            _run(runner, items.texts, SENTENCE_EMBEDDING),
+            items.owners,
+        )
+        for runner in runners
+    )
+    name, owners = items.name, items.owners
+    change = Mean.over(other.ndcg - exact.ndcg, owners)
+    overlap = Mean.over(exact.overlap(other), owners)
+    rank = Mean.over(exact.rank_correlation(other), owners)
+    yield f"{name}: queries, documents", f"{len(items.queries):,}, {len(items.texts):,}"
+    yield f"{name}: nDCG@10 with float32", f"{exact.ndcg.mean():.4f}"
+    yield f"{name}: its difference with int8", f"{change.value:+.4f} ({change.error:.4f})"
+    yield f"{name}: part of the nearest 10 that stays", f"{overlap.value:.4f} ({overlap.error:.4f})"
+    yield f"{name}: Spearman of a query's cosines", f"{rank.value:.5f} ({rank.error:.5f})"
 
 
 def compare_reranking(
@@ -149,6 +174,9 @@ def main() -> None:
         print("| figure | |\n|---|---|")
         for name, figure in compare_similarities(embedders):
             print(f"| {name} | {figure} |", flush=True)
+        for items in (sentences(), docstrings()):
+            for name, figure in compare_search(embedders, items):
+                print(f"| {name} | {figure} |", flush=True)
         if cross:
             encoders = [_load(cross, one, cache_dir, resources) for one in types]
             for name, figure in compare_reranking(embedders[0], encoders):

@@ -31,6 +31,8 @@ def search_quality(
     documents: Mapping[str, str],
     queries: Mapping[str, str],
     relevant: Mapping[str, set[str]],
+    *,
+    recall_cut: int = _RECALL_CUT,
 ) -> dict[str, float]:
     """Embed documents and queries through StreamEmbed, and search by exact cosine.
 
@@ -39,9 +41,11 @@ def search_quality(
         documents: Texts by id.
         queries: Texts by id.
         relevant: The ids of the relevant documents by query.
+        recall_cut: How many documents count for recall.
 
     Returns:
-        The means over the queries of nDCG@10, with relevance 0 or 1, and of Recall@100.
+        The means over the queries of nDCG@10, with relevance 0 or 1, and of recall@100, or at
+        another cut.
     """
     corpus = _embed(client, documents)
     scores = _embed(client, queries) @ corpus.T
@@ -50,11 +54,11 @@ def search_quality(
     for query, row in zip(queries, scores, strict=True):
         found = ids[np.argsort(-row, kind="stable")].tolist()
         ndcg.append(measure_ndcg(found[:_NDCG_CUT], relevant[query]))
-        hits = len(relevant[query].intersection(found[:_RECALL_CUT]))
+        hits = len(relevant[query].intersection(found[:recall_cut]))
         recall.append(hits / len(relevant[query]))
     return {
         f"ndcg@{_NDCG_CUT}": float(np.mean(ndcg)),
-        f"recall@{_RECALL_CUT}": float(np.mean(recall)),
+        f"recall@{recall_cut}": float(np.mean(recall)),
     }
 
 

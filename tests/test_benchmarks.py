@@ -35,7 +35,11 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
             ["lone", "--calls", "3", "--rounds", "1", "--against=--lanes 1"],
             ["| session, spinning |", "| server |", "| server --lanes 1 |"],
         ),
-        (["latency", "--calls", "5"], ["| about 100 words each |", "| beside 2 bulk streams |"]),
+        (["latency", "--calls", "5"], ["| about 100 words each |"]),
+        (
+            ["beside", "--rounds", "1", "--calls", "5", "--against=--lanes 1"],
+            ["| alone | server |", "| beside 2 bulk streams | server --lanes 1 |"],
+        ),
         (
             ["startup", "--rounds", "1", "--documents", "8"],
             ["| to SERVING, graph in the cache |", "| after 8 abstracts |"],
@@ -82,6 +86,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
         "throughput",
         "lone",
         "latency",
+        "beside",
         "startup",
         "load",
         "overload",

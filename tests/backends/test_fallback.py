@@ -38,6 +38,7 @@ class Scripted:
     def __init__(self, value: float, *, lanes: int, device: str) -> None:
         self.lanes = lanes
         self.lanes_compete = False
+        self.can_give_way = False
         self.parallelism = lanes
         self.device = device
         self.act: Callable[[RunContext], None] = lambda _: None

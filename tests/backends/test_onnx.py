@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import onnxruntime
 import pytest
 
 from embedgrpc.backends import onnx, onnx_sessions
-from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
+from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch, RunContext
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.machine.affinity import thread_ids
@@ -117,6 +118,56 @@ def test_runs_at_the_same_time_share_the_threads(graph_path: Path) -> None:
             assert threads(fourth) == 2
     with sessions.for_run(is_short=False) as alone:
         assert threads(alone) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+def test_a_run_that_gives_way_leaves_the_cores_to_others(
+    graph_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the second session, below all other threads, and others run as if alone."""
+    backend = OnnxBackend(graph_path, device="cpu", lanes=2, intra_op_threads=2)
+    assert backend.can_give_way
+    sessions = backend._sessions
+    batch = _batch("sentence_embedding")
+    wanted = backend.run(batch)["sentence_embedding"]
+    giving_way = RunContext(gives_way=True)
+    backend.run(batch, giving_way)  # in the first session: the second one is not open yet
+    assert sessions._opener is not None
+    sessions._opener.join()
+    policies: list[tuple[int, int]] = []
+    second = sessions._second
+
+    class Watched:
+        def run(self, *arguments: Any) -> Any:
+            thread = threading.get_native_id()
+            policies.append((os.sched_getscheduler(0), thread))
+            return second.run(*arguments)
+
+    monkeypatch.setattr(sessions, "_second", Watched())
+    given_way = backend.run(batch, giving_way)["sentence_embedding"]
+    np.testing.assert_array_equal(given_way, wanted)
+    ((policy, thread),) = policies
+    assert policy == os.SCHED_IDLE
+    assert thread != threading.get_native_id()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    with (
+        sessions.for_run(is_short=False, gives_way=True),
+        sessions.for_run(is_short=False) as beside,
+    ):
+        assert beside is backend._session
+    monkeypatch.undo()
+    backend.close()
+
+
+@pytest.mark.parametrize(("lanes", "threads"), [(1, 2), (2, 1), (2, 4)])
+def test_only_a_session_with_one_thread_gives_way(
+    graph_path: Path, lanes: int, threads: int
+) -> None:
+    """Elsewhere, a run that is told to is like any other."""
+    backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=threads)
+    assert not backend.can_give_way
+    assert backend.run(_batch("sentence_embedding"), RunContext(gives_way=True))
+    assert backend._sessions._opener is None
 
 
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores")

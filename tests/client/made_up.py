@@ -88,17 +88,26 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
 def _add_words(chunks: pb.ChunkVectors, text: str, options: pb.EmbedOptions) -> None:
     """Make a chunk of each word of an ASCII text."""
     start = 0
-    rows = []
+    spans = []
     for word in text.split():
         start = text.index(word, start)
-        for starts, ends in (
-            (chunks.character_starts, chunks.character_ends),
-            (chunks.byte_starts, chunks.byte_ends),
-        ):
-            starts.append(start)
-            ends.append(start + len(word))
-        chunks.token_counts.append(len(word))
-        rows.append(vector_of(word, options.dimensions or DIMENSIONS))
+        spans.append((start, start + len(word)))
+    _add_parts(chunks, text, spans, options)
+
+
+def _add_parts(
+    chunks: pb.ChunkVectors, text: str, spans: list[tuple[int, int]], options: pb.EmbedOptions
+) -> None:
+    """Make a chunk of each span of an ASCII text."""
+    for starts, ends in (
+        (chunks.character_starts, chunks.character_ends),
+        (chunks.byte_starts, chunks.byte_ends),
+    ):
+        starts.extend(start for start, _ in spans)
+        ends.extend(end for _, end in spans)
+    parts = [text[start:end] for start, end in spans]
+    chunks.token_counts.extend(map(len, parts))
+    rows = [vector_of(part, options.dimensions or DIMENSIONS) for part in parts]
     chunks.vectors.dimensions = options.dimensions or DIMENSIONS
     chunks.vectors.row_count = len(rows)
     _fill(chunks.vectors, rows, options.encoding)
@@ -110,7 +119,12 @@ def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.Str
     """Embed one input of a stream, or fail as its text says."""
     if reason_of(item.text):
         return pb.StreamEmbedResult(id=item.id, error=item_error(item.text))
-    return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
+    message = embedding(item.text, options)
+    if item.HasField("spans"):
+        spans = zip(item.spans.character_starts, item.spans.character_ends, strict=True)
+        message.chunks.Clear()
+        _add_parts(message.chunks, item.text, list(spans), options)
+    return pb.StreamEmbedResult(id=item.id, embedding=message)
 
 
 def partial_embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:

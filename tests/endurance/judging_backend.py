@@ -57,6 +57,7 @@ class JudgingBackend:
     """
 
     device = "cpu"
+    can_give_way = False
 
     def __init__(
         self,

@@ -141,6 +141,7 @@ class FakeBackend:
 
     Attributes:
         batches: The batches that ran, in the order in which they began.
+        gave_way: The texts of those that were told to give way.
         gate: Holds up every run while it is closed.
         answers: Returns the row of a text; its length is the width.
     """
@@ -150,9 +151,11 @@ class FakeBackend:
     ) -> None:
         self.lanes = lanes
         self.lanes_compete = False
+        self.can_give_way = False
         self.parallelism = lanes
         self.device = "cpu"
         self.batches: list[Batch] = []
+        self.gave_way: set[str] = set()
         self.gate = Gate()
         self.answers = answers
 
@@ -163,13 +166,14 @@ class FakeBackend:
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         """Run a batch, once the gate is open."""
-        del context
         texts = tuple(
             text_of(row[mask == 1])
             for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
         )
         rows, columns = batch.input_ids.shape
         self.batches.append(Batch((rows, columns), texts))
+        if context.gives_way:
+            self.gave_way.update(texts)
         self.gate.enter()
         if any(BROKEN in text for text in texts):
             raise BackendError("the run failed")

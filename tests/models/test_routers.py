@@ -21,7 +21,7 @@ from embedgrpc.models.sources.source import resolve
 from tests.cli.command import embedgrpc
 from tests.models.runner import FIXTURES, copy_fixture, edit_json, expected
 
-NAMES = ("router-splade", "router-mixed", "asym-dense")
+NAMES = ("router-splade", "router-mixed", "router-nested", "asym-dense")
 QUERY, DOCUMENT = TextRole.QUERY, TextRole.DOCUMENT
 ROUTER = "router_config.json"
 
@@ -56,6 +56,22 @@ def test_modules_around_the_router() -> None:
         assert route.normalize
 
 
+def test_routers_in_routes() -> None:
+    """A text passes all routers on its way; a route has the names that they give it."""
+    found = read_folder(FIXTURES / "router-nested")
+    assert found.by_role == {
+        None: "text/long/other",
+        QUERY: "text/short",
+        DOCUMENT: "text/long/document",
+    }
+    assert found.skipped == ("image",)
+    assert found.by_route["text/short"].table is not None
+    for name in ("other", "document"):
+        route = found.by_route[f"text/long/{name}"]
+        assert [layer.folder.name for layer in route.dense_layers] == [f"{name}_0_Dense"]
+        assert (route.poolings, route.normalize) == ((Pooling.MEAN,), True)
+
+
 def test_an_encoder_beside_the_router(tmp_path: Path) -> None:
     """A module without a name is in the router's own folder, as published models have it."""
     folder = copy_fixture("router-splade", tmp_path)
@@ -82,6 +98,15 @@ def test_every_folder_is_listed() -> None:
         "query_0_SparseStaticEmbedding",
         "document_0_Transformer",
         "document_1_SpladePooling",
+    }
+    inner = set(
+        read_module_folders(FIXTURES / "router-nested", kinds=("Router", "StaticEmbedding"))
+    )
+    assert inner == {
+        "",
+        "text_0_Router",
+        "text_0_Router/long_2_Router",
+        "text_0_Router/short_0_StaticEmbedding",
     }
     layers = read_module_folders(FIXTURES / "asym-dense", kinds=("Dense",))
     assert set(layers) == {"2_Router/query_0_Dense", "2_Router/document_0_Dense"}
@@ -142,6 +167,129 @@ def test_choice(
     assert [routing.by_role.get(role, "") for role in ANY] == chosen
 
 
+_INNER = {"query": ["c"], "document": ["d"]}
+
+
+def _write_inner(folder: Path, routes: dict[str, list[str]], **parameters: Any) -> None:
+    """Write a router, whose modules `r` are routers, `t` tables, and all others encoders."""
+    folder.mkdir(exist_ok=True)
+    kinds = {"r": "base.modules.router.Router", "t": "models.StaticEmbedding"}
+    names = {name for modules in routes.values() for name in modules}
+    types = {
+        name: f"sentence_transformers.{kinds.get(name, 'models.Transformer')}" for name in names
+    }
+    config = {"types": types, "structure": routes, "parameters": parameters}
+    (folder / ROUTER).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("outer", "outer_rules", "inner", "inner_rules", "chosen"),
+    [
+        # The task reaches the inner router.
+        ({"text": ["r"]}, {}, _INNER, {}, ["text/query", "text/query", "text/document"]),
+        # The inner router's own default, and its refusals.
+        (
+            {"text": ["r"]},
+            {},
+            _INNER,
+            {"default_route": "document"},
+            ["text/document", "text/query", "text/document"],
+        ),
+        (
+            {"text": ["r"]},
+            {},
+            _INNER,
+            {"allow_empty_key": False},
+            ["", "text/query", "text/document"],
+        ),
+        ({"text": ["r"]}, {}, {"query": ["c"]}, {}, ["text/query", "text/query", ""]),
+        # The modality reaches it, even behind a table, as the outer router has inferred it.
+        (
+            {"query": ["t", "r"], "document": ["a"]},
+            {},
+            {"text": ["c"], "x": ["d"]},
+            {"route_mappings": {"(None, 'image')": "x"}},
+            ["query/text", "query/text", "document"],
+        ),
+        # Roles that go elsewhere do not reach it.
+        (
+            {"query": ["a"], "document": ["b", "r"]},
+            {"default_route": "query"},
+            _INNER,
+            {},
+            ["query", "query", "document/document"],
+        ),
+        # Two routers in one route.
+        (
+            {"text": ["r", "a", "r"]},
+            {},
+            _INNER,
+            {},
+            ["text/query/query", "text/query/query", "text/document/document"],
+        ),
+    ],
+)
+def test_choice_among_inner_routes(
+    tmp_path: Path,
+    *,
+    outer: dict[str, list[str]],
+    outer_rules: dict[str, Any],
+    inner: dict[str, list[str]],
+    inner_rules: dict[str, Any],
+    chosen: list[str],
+) -> None:
+    """The task and the modality reach a router in a route unchanged."""
+    _write(tmp_path, [])
+    _write_inner(tmp_path, outer, **outer_rules)
+    _write_inner(tmp_path / "r", inner, **inner_rules)
+    routing = read_routing(tmp_path)
+    assert routing is not None
+    assert [routing.by_role.get(role, "") for role in ANY] == chosen
+
+
+def test_names_that_are_equal_when_joined(tmp_path: Path) -> None:
+    """Two routes never share a name."""
+    _write(tmp_path, [])
+    _write_inner(tmp_path, {"query": ["r"], "query/x": ["a"]}, default_route="query/x")
+    _write_inner(tmp_path / "r", {"x": ["c"]}, route_mappings={"(None, None)": "x"})
+    routing = read_routing(tmp_path)
+    assert routing is not None
+    assert routing.by_role == {None: "query/x", QUERY: "query/x+"}
+    assert routing.routes["query/x"].entries != routing.routes["query/x+"].entries
+
+
+def test_an_inner_route_that_no_text_reaches(tmp_path: Path) -> None:
+    """One for a task that no request can name is refused, with the file of its router."""
+    _write(tmp_path, [])
+    _write_inner(tmp_path, {"text": ["r"]})
+    _write_inner(tmp_path / "r", {**_INNER, "code": ["e"]})
+    with pytest.raises(ModelError, match=rf"r/{ROUTER}: no text reaches the route 'code'"):
+        read_routing(tmp_path)
+
+
+def test_routers_without_end(tmp_path: Path) -> None:
+    """More than four in one another, or one that leads to itself, are refused; all are listed."""
+    _write(tmp_path, [])
+    folder = tmp_path
+    for _ in range(4):
+        _write_inner(folder, {"text": ["r"]})
+        folder /= "r"
+    _write_inner(folder, {"text": ["a"]})
+    with pytest.raises(ModelError, match="more than 4 routers in one another"):
+        read_routing(tmp_path)
+    assert read_module_folders(tmp_path)[-1] == "r/r/r/r"
+    _write_inner(tmp_path / "r" / "r" / "r", {"text": ["a"]})
+    assert read_routing(tmp_path) is not None
+    config = {
+        "types": dict.fromkeys((".", "./.", "././.", "r"), "a.Router"),
+        "structure": {"text": ["."]},
+    }
+    (tmp_path / ROUTER).write_text(json.dumps(config))
+    assert len(read_module_folders(tmp_path)) < 1000
+    with pytest.raises(ModelError, match="more than 4 routers in one another"):
+        read_routing(tmp_path)
+
+
 def _router(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: edit_json(folder / ROUTER, **changes)
 
@@ -187,7 +335,7 @@ BOTH = {"query": ["query_0_SparseStaticEmbedding"], "document": ["document_0_Tra
         (_parameters(route_mappings={"(" * 300: "query"}), "route_mappings must be keyed"),
         (_parameters(route_mappings={"(" * 200: "query"}), "route_mappings must be keyed"),
         (_parameters(route_mappings={"('query', None)": "x"}), "route_mappings must be to some of"),
-        (_kind("sentence_transformers.models.Router"), "a router in a route of another one"),
+        (_kind("sentence_transformers.models.Router"), "must hold the routes of Router"),
         (_kind("sentence_transformers.models.Bow"), "_SpladePooling' 'Bow' is not supported"),
         (_kind("mine.SpladePooling"), "'mine.SpladePooling' is code of the model's own"),
         (lambda f: (f / "query_0_SparseStaticEmbedding/model.safetensors").unlink(),

@@ -38,6 +38,7 @@ class HashBackend:
     def __init__(self) -> None:
         self.lanes = 1
         self.lanes_compete = False
+        self.can_give_way = False
         self.parallelism = 1
         self.device = "cpu"
         self.answer: Callable[[IntArray], FloatArray] = vector_of

@@ -75,11 +75,13 @@ class RunContext:
             one has none.
         metadata: Keys and values to pass on to a remote backend, such as traceparent.
         cancellation: Signals that all callers are gone.
+        gives_way: Whether runs that do not give way go first; see `Backend.can_give_way`.
     """
 
     deadline: float = math.inf
     metadata: tuple[tuple[str, str], ...] = ()
     cancellation: Cancellation = field(default_factory=Cancellation)
+    gives_way: bool = False
 
 
 # For runs without a deadline, which nothing cancels.
@@ -163,6 +165,11 @@ class Backend(Protocol):
     @property
     def lanes_compete(self) -> bool:
         """Whether batches are slower at once than one after the other."""
+        ...
+
+    @property
+    def can_give_way(self) -> bool:
+        """Whether a run can leave the cores to others while they need them, lanes or not."""
         ...
 
     @property

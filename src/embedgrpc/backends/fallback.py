@@ -62,6 +62,11 @@ class FallbackBackend:
         return self._upstream.lanes_compete
 
     @property
+    def can_give_way(self) -> bool:
+        """False: remote runs cannot."""
+        return False
+
+    @property
     def parallelism(self) -> int:
         """The number of batches that the remote backend runs in the time of one."""
         return self._upstream.parallelism

@@ -15,6 +15,7 @@ from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.machine.affinity import core_of_each_thread, thread_ids, threads_on
 from embedgrpc.machine.cores import available_cores
+from embedgrpc.machine.thread_priority import can_give_way
 
 Device = Literal["cpu", "cuda", "auto"]
 
@@ -88,8 +89,11 @@ class OnnxBackend:
         self._lanes = lanes or (2 if self._device == "cpu" else 1)
         self._threads_at_once = self._lanes * threads
         open_second: Callable[[], Any] | None = None
+        self._can_give_way = False
         if self._device == "cpu" and self._lanes > 1 < threads and may_be_open_twice(graph_path):
             share = max(threads // self._lanes, 1)
+            # Further threads of the session would not give way.
+            self._can_give_way = share == 1 and can_give_way()
             self._threads_at_once = self._lanes * share
             open_second = partial(
                 open_session, graph_path, threads=share, spin_duration_us=spin_duration_us
@@ -115,6 +119,11 @@ class OnnxBackend:
         return self._device != "cpu" or self._threads_at_once > available_cores()
 
     @property
+    def can_give_way(self) -> bool:
+        """Whether there is a second session whose only thread is that of the run."""
+        return self._can_give_way
+
+    @property
     def parallelism(self) -> int:
         """1: there is one machine, or one GPU."""
         return 1
@@ -129,7 +138,7 @@ class OnnxBackend:
 
         Args:
             batch: The sequences and the wanted outputs.
-            context: Ignored; a run is not ended early.
+            context: Whether the run gives way to others; it is not ended early.
 
         Returns:
             For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
@@ -137,11 +146,13 @@ class OnnxBackend:
         Raises:
             BackendError: The run failed. The message has the batch's shape, never its content.
         """
-        del context
         inputs = self._select_inputs(batch)
         try:
             if self._device == "cpu":
-                with self._sessions.for_run(is_short=len(batch.input_ids) == 1) as session:
+                is_short = len(batch.input_ids) == 1
+                with self._sessions.for_run(
+                    is_short=is_short, gives_way=context.gives_way and self._can_give_way
+                ) as session:
                     outputs = session.run(list(batch.outputs), inputs, self._run_options)
             else:
                 outputs = self._run_bound(inputs, batch.outputs)

@@ -13,7 +13,7 @@ from typing import Any
 from embedgrpc.backends.base import BackendError
 from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.machine.affinity import PinnedThreads, running_on
-from embedgrpc.machine.thread_priority import lower_priority
+from embedgrpc.machine.thread_priority import give_way, lower_priority
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may contain token ids.
 _LOG_ERRORS = 3
@@ -27,8 +27,28 @@ _IDLE_S_MIN = 0.001
 _logger = logging.getLogger(__name__)
 
 
+class _GivingWay:
+    """Runs a session in threads that give way to all others.
+
+    The threads that wait for them keep their priority, and so does all work around a run: a thread
+    that gives way must not hold the interpreter lock for long.
+
+    Args:
+        session: The session.
+        threads: The threads.
+    """
+
+    def __init__(self, session: Any, threads: ThreadPoolExecutor) -> None:
+        self._session = session
+        self._threads = threads
+
+    def run(self, *arguments: Any) -> Any:
+        """Run the session; see ONNX Runtime."""
+        return self._threads.submit(self._session.run, *arguments).result()
+
+
 class Sessions:
-    """A session for single runs, and a second one for runs that share the cores.
+    """A session for single runs, and a second one for runs that share the cores or give way.
 
     Args:
         first: The first session.
@@ -52,20 +72,27 @@ class Sessions:
         self._second: Any = None
         self._open_second = open_second
         self._opener: threading.Thread | None = None
+        # As many as there are runs that give way; they start when they are needed.
+        self._giving_way = ThreadPoolExecutor(initializer=give_way, thread_name_prefix="give-way")
         self._running = 0
         # When the last run ended, in seconds of `time.monotonic`.
         self._ended = 0.0
         self._changing = threading.Lock()
 
     @contextmanager
-    def for_run(self, *, is_short: bool) -> Iterator[Any]:
+    def for_run(self, *, is_short: bool, gives_way: bool = False) -> Iterator[Any]:
         """Hold a session for a run; the first one while the second is being opened.
 
         Args:
             is_short: Whether to keep the threads on cores of their own inside the `with` block, if
                 no other run is in progress or has just ended. Under load they are better off where
-                the kernel puts them: a call beside bulk work then often has a core for itself.
+                the kernel puts them.
+            gives_way: Whether the run leaves the cores to those that do not, which then go on as if
+                it was not in progress. It does not as long as the second session is being opened.
         """
+        if gives_way and self._second is not None:
+            yield _GivingWay(self._second, self._giving_way)
+            return
         with self._changing:
             session = self._first
             core: frozenset[int] = frozenset()
@@ -73,7 +100,7 @@ class Sessions:
                 is_lone = is_short and time.monotonic() - self._ended >= _IDLE_S_MIN
                 core = self._core if is_lone else core
                 self._threads.pin(pinned=is_lone)
-            if self._running and self._open_second is not None:
+            if (self._running or gives_way) and self._open_second is not None:
                 session = self._second or self._first
                 if self._opener is None:
                     self._opener = threading.Thread(
@@ -93,6 +120,7 @@ class Sessions:
         """Free the weights. No run is in progress."""
         if self._opener is not None:
             self._opener.join()
+        self._giving_way.shutdown()
         del self._first, self._second
 
     def _open(self, open_second: Callable[[], Any]) -> None:

@@ -11,7 +11,7 @@ from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.toml import write_value
 from embedgrpc.machine.memory import available_memory_bytes
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.sources.source import find_local
+from embedgrpc.models.sources.source import find_local, find_local_adapter
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.server.settings.configuration import Configuration
 from embedgrpc.server.settings.model_settings import ModelSettings, default_model
@@ -98,6 +98,11 @@ def _find_problems_of_certificates(settings: Settings) -> Iterator[str]:
 
 
 def _find_problems_of(model: ModelSettings) -> Iterator[str]:
+    if model.adapter:
+        try:
+            find_local_adapter(model.adapter)
+        except ModelError as error:
+            yield f"{model.name}: {error}"
     for source in (model.source, model.files, model.fallback):
         if not source or is_triton_source(source):
             continue

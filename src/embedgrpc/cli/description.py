@@ -50,7 +50,7 @@ def describe(
     Raises:
         ModelError: The model cannot be served.
     """
-    files = resolve(model.source)
+    files = resolve(model.source, model.adapter)
     if may_build:
         found, _ = prepare_validated(files, model, settings)
     else:
@@ -64,6 +64,8 @@ def describe(
     yield Property("source", model.source)
     yield Property("revision", files.revision)
     yield Property("folder", str(files.folder))
+    if files.adapter_source:
+        yield Property("adapter", files.adapter_source)
     if found.has_router:
         yield from _describe_routes(found)
     for name, read in found.by_route.items():

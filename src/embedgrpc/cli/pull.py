@@ -46,7 +46,7 @@ def _pull(source: str, model: ModelSettings, settings: Settings) -> str:
     from embedgrpc.cli.validated import prepare_validated  # noqa: PLC0415 - see above
     from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - see above
 
-    files = resolve(model.source)
+    files = resolve(model.source, model.adapter)
     prepare_validated(files, model, settings)
     size = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
     return "\t".join((source, files.revision or "-", str(files.folder), str(size)))

@@ -226,9 +226,9 @@ class ReferenceRunner:
 
 def _first_module(model: Any, route: str) -> Any:
     """Return the module that reads the texts of a route."""
-    routes = getattr(model[0], "sub_modules", None)
-    if routes is None:
-        return model[0]
-    # With several routers, a route has the names that each of them gives it.
-    name = next(name for name in routes if route == name or route.startswith(f"{name}/"))
-    return routes[name][0]
+    first = model[0]
+    while (routes := getattr(first, "sub_modules", None)) is not None:
+        # With several routers, a route has the names that each of them gives it.
+        name = next(name for name in routes if route == name or route.startswith(f"{name}/"))
+        first, route = routes[name][0], route.removeprefix(f"{name}/")
+    return first

@@ -151,7 +151,7 @@ def _write(model: ModelSettings, folder: Path, execution: "Execution", settings:
     from embedgrpc.triton_repository.config import RepositoryModel  # noqa: PLC0415 - as above
     from embedgrpc.triton_repository.writing import write_model  # noqa: PLC0415 - as above
 
-    files = resolve(model.source)
+    files = resolve(model.source, model.adapter)
     found, graphs = prepare_validated(files, model, settings)
     if found.has_router:
         raise ModelError(

@@ -68,6 +68,7 @@ def test_a_batch_is_run(server: KServeServer, connect: Connect) -> None:
     assert server.shapes == [(3, 5), (1, 1)]
     assert backend.device == "triton"
     assert not backend.lanes_compete
+    assert not backend.can_give_way
 
 
 def test_a_large_batch_is_split(server: KServeServer, connect: Connect) -> None:

@@ -196,9 +196,12 @@ class _AdmissionMachine(RuleBasedStateMachine):
         assert self.admission.ledger.is_empty
 
 
-def test_bounds_in_any_history() -> None:
+@pytest.mark.parametrize("histories", [120, pytest.param(500, marks=pytest.mark.slow)])
+def test_bounds_in_any_history(histories: int) -> None:
     """Room is what was reserved and not released; a large job counts for a part of the limits."""
-    run_state_machine_as_test(_AdmissionMachine, settings=settings(max_examples=60, deadline=None))
+    run_state_machine_as_test(
+        _AdmissionMachine, settings=settings(max_examples=histories, deadline=None)
+    )
 
 
 async def test_returns_to_zero_with_threads() -> None:

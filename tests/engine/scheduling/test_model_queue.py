@@ -167,10 +167,12 @@ class _QueueMachine(RuleBasedStateMachine):
             assert self.queue.pop_batch(0) == []
 
 
-def test_queue_in_any_history() -> None:
+@pytest.mark.parametrize("histories", [120, pytest.param(500, marks=pytest.mark.slow)])
+def test_queue_in_any_history(histories: int) -> None:
     """Nothing is lost, doubled or unfair, whatever is queued, cancelled and removed."""
     run_state_machine_as_test(
-        _QueueMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+        _QueueMachine,
+        settings=settings(max_examples=histories, stateful_step_count=40, deadline=None),
     )
 
 

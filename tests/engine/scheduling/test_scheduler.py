@@ -15,7 +15,6 @@ from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.dispatch import Dispatcher
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -506,6 +505,26 @@ async def test_bulk_leaves_a_lane_free_for_calls() -> None:
     assert len(bulk.rows) == 3
 
 
+async def test_bulk_that_gives_way_keeps_its_lanes() -> None:
+    """While calls arrive, it is told to give way, and a call runs at once beside all of it."""
+    backend = FakeBackend(lanes=2)
+    backend.can_give_way = True
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        await (await submit(engine, ["a call"])).done.wait()
+        backend.gate.close()
+        bulk = await submit(engine, ["b1", "b2", "b3"], Call(WorkClass.BULK))
+        backend.gate.wait_for(2)
+        calls = [await submit(engine, ["another call"]), await submit(engine, ["waits"])]
+        backend.gate.wait_for(3)
+        assert {batch.texts[0] for batch in backend.batches[1:]} == {"b1", "b2", "another call"}
+        assert backend.gave_way == {"b1", "b2"}
+        backend.gate.open()
+        for sink in (bulk, *calls):
+            await sink.done.wait()
+    assert len(bulk.rows) == 3
+
+
 async def test_bulk_takes_every_lane_when_no_calls_come() -> None:
     """Without recent calls, bulk work takes all lanes."""
     backend = FakeBackend(lanes=2)
@@ -567,16 +586,6 @@ async def test_bulk_batches_follow_the_speed_of_recent_ones() -> None:
             while not engine.scheduler.budget.shared_tokens:
                 await next_turn()
         assert engine.scheduler.budget == replace(budget, shared_tokens=1)
-
-
-def test_interactive_batches_do_not_change_the_size_of_bulk_batches() -> None:
-    """Small batches, as calls have, say little about large ones."""
-    budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
-    dispatcher = Dispatcher(budget, {}, bulk_batch_s=1, lanes=1, lanes_compete=False)
-    dispatcher.learn(WorkClass.INTERACTIVE, 40, 100)
-    assert dispatcher.queue.budget == budget
-    dispatcher.learn(WorkClass.BULK, 40, 4)
-    assert dispatcher.queue.budget == replace(budget, shared_tokens=10)
 
 
 def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ import queue
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
@@ -106,43 +106,51 @@ def same(first: TokenSequence, second: TokenSequence) -> bool:
     )
 
 
-EXAMPLES = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = pytest.mark.parametrize("examples", [120, pytest.param(500, marks=pytest.mark.slow)])
 
 
-@given(texts=st.lists(TEXTS, min_size=1, max_size=4), limit=st.integers(3, 40), cut=TRUNCATIONS)
 @EXAMPLES
-def test_texts_read_in_part_are_the_same(
-    tokens: Tokens, texts: list[str], limit: int, cut: Truncation
-) -> None:
+def test_texts_read_in_part_are_the_same(tokens: Tokens, examples: int) -> None:
     """A text that is too long is cut to the same tokens, and reported as cut, either way."""
-    read_limit = ReadLimit(limit, from_end=cut is Truncation.START)
     build = tokens.tokenizer.build_sequence
-    for whole, part in zip(
-        tokens.tokenizer.encode(texts), tokens.read(texts, read_limit), strict=True
-    ):
-        assert same(
-            build(part.ids, max_tokens=limit, truncation=cut),
-            build(whole, max_tokens=limit, truncation=cut),
-        )
+
+    @given(texts=st.lists(TEXTS, min_size=1, max_size=4), limit=st.integers(3, 40), cut=TRUNCATIONS)
+    @settings(max_examples=examples, deadline=None)
+    def check(texts: list[str], limit: int, cut: Truncation) -> None:
+        read_limit = ReadLimit(limit, from_end=cut is Truncation.START)
+        for whole, part in zip(
+            tokens.tokenizer.encode(texts), tokens.read(texts, read_limit), strict=True
+        ):
+            assert same(
+                build(part.ids, max_tokens=limit, truncation=cut),
+                build(whole, max_tokens=limit, truncation=cut),
+            )
+
+    check()
 
 
-@given(
-    query=TEXTS, documents=st.lists(TEXTS, min_size=1), limit=st.integers(5, 40), cut=TRUNCATIONS
-)
 @EXAMPLES
-def test_pairs_read_in_part_are_the_same(
-    pairs: Tokens, query: str, documents: list[str], limit: int, cut: Truncation
-) -> None:
+def test_pairs_read_in_part_are_the_same(pairs: Tokens, examples: int) -> None:
     """Of a query and a document the longer is cut to the same tokens, even if both are long."""
-    read_limit = ReadLimit(limit, from_end=cut is Truncation.START, pairing=Pairing.WITH_FIRST)
     build = pairs.tokenizer.build_pair
-    texts = [query, *documents]
-    first, *wholes = pairs.tokenizer.encode(texts)
-    read_first, *parts = pairs.read(texts, read_limit)
-    for whole, part in zip(wholes, parts, strict=True):
-        assert same(
-            build(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
-            build(first, whole, max_tokens=limit, truncation=cut),
-        )
+
+    @given(
+        query=TEXTS,
+        documents=st.lists(TEXTS, min_size=1),
+        limit=st.integers(5, 40),
+        cut=TRUNCATIONS,
+    )
+    @settings(max_examples=examples, deadline=None)
+    def check(query: str, documents: list[str], limit: int, cut: Truncation) -> None:
+        from_end = cut is Truncation.START
+        read_limit = ReadLimit(limit, from_end=from_end, pairing=Pairing.WITH_FIRST)
+        texts = [query, *documents]
+        first, *wholes = pairs.tokenizer.encode(texts)
+        read_first, *parts = pairs.read(texts, read_limit)
+        for whole, part in zip(wholes, parts, strict=True):
+            assert same(
+                build(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
+                build(first, whole, max_tokens=limit, truncation=cut),
+            )
+
+    check()

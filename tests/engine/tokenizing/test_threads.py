@@ -20,7 +20,7 @@ from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
-SLICE = 16_384
+SLICE = 4096
 # What a text takes apart from its characters, in characters.
 TEXT = 64
 
@@ -146,6 +146,25 @@ def test_bulk_waits_for_four_slices_and_no_longer(
     for caller in (*queries, *bulk):
         assert caller.read() == caller.texts
     assert "".join(call[0][0] for call in tokenizer.calls[1:]) == "0123a4567b8"
+
+
+def test_a_query_shares_no_slice_with_bulk_texts(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """It is done when its own text is; nor do slices of bulk texts beside none count for later."""
+    hold(threads, tokenizer)
+    bulk = [_Caller(["b" * (SLICE + 1)], WorkClass.BULK) for _ in range(9)]
+    for caller in bulk:
+        threads.submit(caller.tokenization())
+    for _ in range(6):
+        tokenizer.gate.let_one_through()
+        tokenizer.gate.wait_for(1)
+    query = _Caller(["query"])
+    threads.submit(query.tokenization())
+    tokenizer.gate.open()
+    for caller in (*bulk, query):
+        assert caller.read() == caller.texts
+    assert tokenizer.calls.index(["query"]) == 7
 
 
 def test_small_jobs_share_a_call(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> None:

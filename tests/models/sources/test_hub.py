@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +20,11 @@ from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
-from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
-from tests.warm_python import Done, run_warm
+from tests.models.sources.hub_host import PROGRAM, Host
+from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository
+from tests.warm_python import run_warm
 
 MIB = 1024 * 1024
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from embedgrpc.models.graphs import graph
-from embedgrpc.models.folder.routes import read_routes
-from embedgrpc.models.sources import source
-from embedgrpc.models.errors import ModelError
-for name in sys.argv[2:]:
-    try:
-        files = source.resolve(name)
-        for route in read_routes(files).by_route.values():
-            graph.prepare(files, route, cache_dir=Path(sys.argv[1]))
-    except ModelError as error:
-        kind = type(error).__name__
-        print(json.dumps({"error": str(error), "kind": kind}), flush=True)
-    else:
-        print(json.dumps({"folder": str(files.folder), "revision": files.revision}), flush=True)
-"""
 PROGRESS_PROGRAM = """
 import json, sys
 from embedgrpc.models.progress import reporter
@@ -77,57 +58,6 @@ UNWANTED = {
     "train_script.py": b"",
     "1_Pooling/README.md": b"",
 }
-
-
-@dataclass
-class Host:
-    """A machine with a cache, environment variables, and a Hub."""
-
-    folder: Path
-    cache_dir: Path
-    url: str
-    errors: str = field(default="", init=False)
-
-    def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
-        """Load models one after the other in one new process."""
-        done = self.run(PROGRAM, *sources, **variables)
-        self.errors = done.err
-        return [json.loads(line) for line in done.out.splitlines()]
-
-    def run(self, program: str, *sources: str, **variables: str) -> Done:
-        """Run a program that gets the cache and models."""
-        environment = self.environment(variables)
-        done = run_warm(program, self.cache_dir, *sources, environment=environment)
-        assert done.code == 0, done
-        return done
-
-    def load_one(self, source: str, **variables: str) -> dict[str, str]:
-        """Load one model."""
-        (result,) = self.load(source, **variables)
-        return result
-
-    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment variables of a process on this machine."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        return {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": self.url, **variables}
-
-    @property
-    def home(self) -> Path:
-        """The folder of the Hub's library."""
-        return self.folder / "hf"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """A Hub without repositories."""
-    with serve_hub() as served:
-        yield served
-
-
-@pytest.fixture
-def host(tmp_path: Path, cache_dir: Path, hub: Hub) -> Host:
-    """A machine with an empty cache."""
-    return Host(tmp_path, cache_dir, hub.url)
 
 
 def without_weights(name: str) -> set[str]:
@@ -188,14 +118,20 @@ def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str)
     assert without_weights(name) <= set(hub.downloads())
 
 
-@pytest.mark.parametrize("name", ["router-mixed", "asym-dense"])
+@pytest.mark.parametrize("name", ["router-mixed", "router-nested", "asym-dense"])
 def test_routes_are_downloaded(hub: Hub, host: Host, name: str) -> None:
-    """The files of every route are downloaded, each only once."""
+    """The files of every route are downloaded, each only once, as are files that are equal."""
     hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
     assert "error" not in host.load_one(f"acme/{name}")
     weights = (FIXTURES / name).rglob("*.safetensors")
     names = {path.relative_to(FIXTURES / name).as_posix() for path in weights}
-    assert hub.downloads() == sorted(names | without_weights(name) | {"README.md"})
+    repository = hub.repositories[f"acme/{name}"]
+    content = repository.commits[repository.branches["main"]]
+    wanted = names | without_weights(name) | {"README.md"}
+    downloads = hub.downloads()
+    assert set(downloads) <= wanted
+    assert {content[one] for one in downloads} == {content[one] for one in wanted}
+    assert len(downloads) == len({content[one] for one in wanted})
 
 
 def test_the_layer_of_a_colbert_export_is_downloaded(
@@ -221,72 +157,6 @@ def test_the_layer_of_a_colbert_export_is_downloaded(
     hub.repositories["acme/colbert"] = repository
     assert "error" not in host.load_one("acme/colbert")
     assert {"onnx/model.onnx", "model.safetensors"} <= set(hub.downloads())
-
-
-ADAPTER_PROGRAM = """
-import sys
-from pathlib import Path
-from embedgrpc.models.folder.properties import read
-from embedgrpc.models.graphs import graph
-from embedgrpc.models.sources.source import resolve
-files = resolve(sys.argv[2])
-built = graph.prepare(files, read(files), cache_dir=Path(sys.argv[1]))
-print(files.source, files.revision, built.content_hash)
-"""
-
-
-def test_the_base_model_of_an_adapter_is_downloaded(
-    hub: Hub, host: Host, tmp_path: Path, cache_dir: Path
-) -> None:
-    """At the revision that the adapter names; the model is that of the same files in folders."""
-    local = tmp_path / "adapter"
-    local.mkdir()
-    config = json.loads((FIXTURES / "lora-qwen3" / "adapter_config.json").read_text())
-    (local / "adapter_config.json").write_text(json.dumps(config))
-    weights = (FIXTURES / "lora-qwen3" / "adapter_model.safetensors").read_bytes()
-    (local / "adapter_model.safetensors").write_bytes(weights)
-    base = copy_fixture("qwen3-last", tmp_path, leave_out=["onnx"])
-    first = Repository.of_folder(base)
-    pinned = first.branches["v1"] = first.branches["main"]
-    first.commit({"config.json": b"{}"})
-    hub.repositories["org/base"] = first
-    config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
-    named = {"adapter_config.json": json.dumps(config).encode()}
-    hub.repositories["org/adapter"] = Repository.of_folder(local, extra=named)
-    done = host.run(ADAPTER_PROGRAM, "org/adapter")
-    files = resolve(str(base))
-    wanted = prepare(files, read(files, ModelOverrides(adapter=str(local))), cache_dir=cache_dir)
-    assert done.out.split() == ["org/adapter", pinned, wanted.content_hash]
-    assert "adapter_model.safetensors" in hub.downloads()
-    before = len(hub.downloads())
-    offline = host.load_one("org/adapter", HF_HUB_OFFLINE="1")
-    assert offline["revision"] == pinned
-    assert len(hub.downloads()) == before
-
-
-BASES = {
-    "": "base_model_name_or_path must be the repository of the base model",
-    None: "base_model_name_or_path must be the repository of the base model",
-    "/home/someone/model": "model source 'hf:/home/someone/model'",
-    "../model": "model source 'hf:../model'",
-    "org/adapter": "which is an adapter itself",
-    "org/nobody": "org/nobody",
-}
-
-
-def test_an_adapter_without_a_base_model_is_refused(hub: Hub, host: Host) -> None:
-    """The error names the key, or the repository that is missing; no other folder is read."""
-    own = {"peft_type": "LORA", "base_model_name_or_path": "org/other", "r": 2}
-    bases = {f"org/top{number}": base for number, base in enumerate(BASES)}
-    named = {name: own | {"base_model_name_or_path": base} for name, base in bases.items()}
-    for name, values in {"org/adapter": own, **named}.items():
-        repository = Repository(commits={}, branches={})
-        content = json.dumps(values).encode()
-        repository.commit({"adapter_config.json": content, "adapter_model.safetensors": b"x"})
-        hub.repositories[name] = repository
-    hub.repositories["org/other"] = Repository.of_folder(FIXTURES / "bert-mean")
-    for base, found in zip(BASES, host.load(*bases), strict=True):
-        assert BASES[base] in found["error"]
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:

@@ -13,6 +13,7 @@ from embedgrpc.client import AsyncClient
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.chunks import by_sentences, by_spans, by_tokens, places, rows
 from tests.server.failures import failure_of
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for
 
@@ -35,31 +36,6 @@ async def service(cache_dir: Path) -> AsyncIterator[Service]:
         yield started
 
 
-def by_spans(*texts: list[list[int]]) -> pb.Chunking:
-    """Return the option that names the chunks of texts."""
-    return pb.Chunking(
-        spans=pb.ChunkBySpans(
-            texts=[
-                pb.TextSpans(
-                    character_starts=[start for start, _ in spans],
-                    character_ends=[end for _, end in spans],
-                )
-                for spans in texts
-            ]
-        )
-    )
-
-
-def by_tokens(size: int, overlap: int = 0) -> pb.Chunking:
-    """Return the option for chunks of tokens."""
-    return pb.Chunking(tokens=pb.ChunkByTokens(size=size, overlap=overlap))
-
-
-def by_sentences(count: int) -> pb.Chunking:
-    """Return the option for chunks of sentences."""
-    return pb.Chunking(sentences=pb.ChunkBySentences(count=count))
-
-
 async def embed(
     service: Service, *texts: str, model: str, chunking: pb.Chunking, **options: Any
 ) -> list[pb.ChunkVectors]:
@@ -71,17 +47,6 @@ async def embed(
         max_response_bytes=1 << 24,
     )
     return [one.chunks for one in response.embeddings]
-
-
-def rows(found: pb.ChunkVectors) -> Any:
-    """Return the vectors, float32 [chunks, dimensions]."""
-    return np.array(found.vectors.values, np.float32).reshape(-1, found.vectors.dimensions)
-
-
-def places(found: pb.ChunkVectors) -> list[list[int]]:
-    """Return where the chunks start and end, in characters."""
-    pairs = zip(found.character_starts, found.character_ends, strict=True)
-    return [list(pair) for pair in pairs]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -356,22 +321,6 @@ async def test_the_client_returns_chunks_and_tokens(service: Service) -> None:
             await client.embed([TEXT], chunk_tokens=3, chunk_sentences=1)
         with pytest.raises(ValueError, match="needs chunk_tokens"):
             await client.embed([TEXT], chunk_overlap=3)
-
-
-async def test_streams_take_no_spans(service: Service) -> None:
-    """Spans belong to the texts of one call."""
-
-    async def requests() -> AsyncIterator[pb.StreamEmbedRequest]:
-        options = pb.EmbedOptions(chunking=by_spans([[0, 1]]))
-        yield pb.StreamEmbedRequest(setup=pb.StreamEmbedSetup(model="bert-mean", options=options))
-
-    async def read() -> None:
-        async for _ in service.client.embedding.StreamEmbed(requests(), timeout=PATIENCE_S):
-            pass
-
-    failure = await failure_of(read())
-    assert failure.reason == "INVALID_REQUEST"
-    assert failure.fields == ("setup.options.chunking.spans",)
 
 
 async def test_answers_that_are_too_large_are_refused(cache_dir: Path) -> None:

@@ -279,7 +279,7 @@ async def test_the_server_describes_itself(service: Service) -> None:
     before = time.time()
     first = (await service.client.models.GetServer(models.GetServerRequest())).server
     assert first.version == version("embedgrpc")
-    assert first.contract_version == "1.3"
+    assert first.contract_version == "1.4"
     assert first.default_model == "embed"
     began = first.start_time.ToMilliseconds() / 1000
     assert before - 3600 < began <= time.time()

@@ -20,7 +20,7 @@ from tests.models.runner import expected
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for
 from tests.server.streams import Stream
 
-NAMES = ("router-splade", "router-mixed", "asym-dense")
+NAMES = ("router-splade", "router-mixed", "router-nested", "asym-dense")
 SOURCES = [ModelSettings(id=name, source=str(FIXTURES / name)) for name in (*NAMES, "splade-bert")]
 INPUT_TYPES = {
     "none": common.INPUT_TYPE_UNSPECIFIED,

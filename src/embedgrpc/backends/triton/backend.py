@@ -53,6 +53,11 @@ class TritonBackend:
         return False
 
     @property
+    def can_give_way(self) -> bool:
+        """False: Triton decides what runs first."""
+        return False
+
+    @property
     def parallelism(self) -> int:
         """The number of batches that run in the time of one: one per instance."""
         return max(self._connection.instances, 1)

@@ -17,7 +17,7 @@ class RunCancellations:
         self._entries: dict[Cancellation, Sequence[BatchEntry]] = {}
         self._jobs: dict[Cancellation, set[Job]] = {}
 
-    def begin(self, entries: Sequence[BatchEntry]) -> RunContext:
+    def begin(self, entries: Sequence[BatchEntry], *, gives_way: bool) -> RunContext:
         """Register a batch that is about to run, and return its context.
 
         Its deadline is the latest of its sequences'. It continues the trace of one of its calls,
@@ -27,6 +27,7 @@ class RunCancellations:
         context = RunContext(
             deadline=max((call.deadline for call in calls), default=math.inf),
             metadata=next((call.forwarded for call in calls if call.forwarded), ()),
+            gives_way=gives_way,
         )
         self._entries[context.cancellation] = entries
         self._jobs[context.cancellation] = {queued.job for entry in entries for queued in entry}

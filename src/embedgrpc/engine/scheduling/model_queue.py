@@ -12,7 +12,7 @@ from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
 
 # Bulk work gets a batch after this many times a bulk batch's tokens of interactive work.
-_INTERACTIVE_WEIGHT = 4
+INTERACTIVE_WEIGHT = 4
 # How long after the last interactive sequence bulk work leaves room for the next.
 _SHARED_S = 1.0
 _ALL = frozenset(WorkClass)
@@ -71,7 +71,7 @@ class ModelQueue:
     def is_bulk_due(self) -> bool:
         """Return whether bulk work has waited for its share of the batches."""
         bulk_tokens = self.budget.when_shared().tokens
-        return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
+        return self._tokens_since_bulk >= INTERACTIVE_WEIGHT * bulk_tokens
 
     def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[BatchEntry]:
         """Remove and return the next batch.
@@ -91,7 +91,7 @@ class ModelQueue:
         if may_be_bulk and (not may_be_interactive or self.is_bulk_due()):
             budget = self.budget.when_shared() if self.is_shared(now) else self.budget
             batch, padded_tokens = bulk.pop_batch(budget, self._pop_equal, now)
-            due = self._tokens_since_bulk - _INTERACTIVE_WEIGHT * padded_tokens
+            due = self._tokens_since_bulk - INTERACTIVE_WEIGHT * padded_tokens
             self._tokens_since_bulk = max(due, 0)
             return batch
         if not may_be_interactive:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from embedgrpc.backends.base import Backend, RunContext
@@ -103,6 +103,7 @@ class Scheduler:
             bulk_batch_s=bulk_batch_s,
             lanes=backend.lanes,
             lanes_compete=backend.lanes_compete,
+            bulk_gives_way=backend.can_give_way,
         )
         # What runs in the time of one batch.
         tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
@@ -117,7 +118,7 @@ class Scheduler:
         self._busy_since = 0.0
         self._lanes = [
             threading.Thread(target=self._run_thread, name=f"lane-{model}-{lane}", daemon=True)
-            for lane in range(backend.lanes + 1)
+            for lane in range(self._dispatcher.batches_max + 1)
         ]
         for lane in self._lanes:
             lane.start()
@@ -244,8 +245,8 @@ class Scheduler:
             return None
         wanted, late = self._running_entries.begin(batch.entries, now)
         if len(wanted) < len(batch.entries):
-            batch = Batch(batch.work_class, wanted)
-        return batch, self._cancellations.begin(wanted), late
+            batch = replace(batch, entries=wanted)
+        return batch, self._cancellations.begin(wanted, gives_way=batch.gives_way), late
 
     def _free_lane(self, work_class: WorkClass) -> float:
         """Free a lane; return how long lanes were busy since one was last freed, in seconds."""

@@ -6,6 +6,7 @@ Source: Günther et al., "Late Chunking", arXiv 2409.04701, and `chunked_pooling
 reference. Special tokens and those of the prompt are in no chunk.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,11 +59,20 @@ class BySpans:
 
     Attributes:
         spans: For each text int64 [chunks, 2]: where each chunk starts and ends, in characters.
-        field: The option that holds them, for errors.
+            Each is read only when it is needed, which raises InvalidRequestError if it is wrong.
+        count: The chunks of all texts.
+        field: What holds them, for errors.
+        indexed: Whether this field holds those of several texts.
     """
 
-    spans: tuple[IntArray, ...]
+    spans: Sequence[IntArray]
+    count: int
     field: str
+    indexed: bool = True
+
+    def field_of(self, index: int) -> str:
+        """Return the field that holds the spans of a text."""
+        return f"{self.field}.texts[{index}]" if self.indexed else self.field
 
 
 Chunking: TypeAlias = ByTokens | BySentences | BySpans
@@ -81,7 +91,9 @@ class ChunkVectors:
     chunks: TextChunks
 
 
-def find_chunks(chunking: Chunking, index: int, text: str, places: TokenPlaces) -> TextChunks:
+def find_chunks(
+    chunking: Chunking, index: int, text: str, places: TokenPlaces, *, text_field: str
+) -> TextChunks:
     """Find the chunks of a text. Takes time in proportion to the text.
 
     Args:
@@ -89,9 +101,11 @@ def find_chunks(chunking: Chunking, index: int, text: str, places: TokenPlaces) 
         index: The text's position in the request.
         text: The text.
         places: Where its tokens stand.
+        text_field: The field that holds the text, for errors.
 
     Raises:
-        InvalidRequestError: There are too many, or a span ends behind the text or has no token.
+        InvalidRequestError: There are too many, or a span is wrong, ends behind the text or has no
+            token.
     """
     tokens = places.tokens
     of_text = tokens.of_text.nonzero()[0]  # consecutive
@@ -102,18 +116,18 @@ def find_chunks(chunking: Chunking, index: int, text: str, places: TokenPlaces) 
         # Without chunks that are all overlap.
         first = np.arange(0, max(len(of_text) - chunking.overlap, min(len(of_text), 1)), step)
         last = np.minimum(first + chunking.size, len(of_text))
-        _check_count(len(first), index, chunking)
+        check_count(len(first), chunking.field, text_field)
         spans = np.stack([starts[first], ends[last - 1]], axis=1)
     else:
-        given = isinstance(chunking, BySpans)
+        named = chunking.field_of(index) if isinstance(chunking, BySpans) else ""
         if isinstance(chunking, BySpans):
             spans = chunking.spans[index]
         else:
             spans = find_sentences(text, chunking.count)
-        _check_count(len(spans), index, chunking)
-        if given and len(spans) and spans[:, 1].max() > len(text):
+        check_count(len(spans), chunking.field, text_field)
+        if named and len(spans) and spans[:, 1].max() > len(text):
             place = int(spans[:, 1].argmax())
-            field = f"{chunking.field}.texts[{index}].character_ends[{place}]"
+            field = f"{named}.character_ends[{place}]"
             raise InvalidRequestError(
                 f"{field} is {spans[place, 1]}, but the text has {len(text)} characters",
                 field=field,
@@ -122,8 +136,8 @@ def find_chunks(chunking: Chunking, index: int, text: str, places: TokenPlaces) 
         first = np.searchsorted(np.maximum.accumulate(ends), spans[:, 0], side="right")
         last = np.searchsorted(np.maximum.accumulate(starts), spans[:, 1], side="left")
         full = last > first
-        if given and not full.all():
-            field = f"{chunking.field}.texts[{index}].character_starts[{int(full.argmin())}]"
+        if named and not full.all():
+            field = f"{named}.character_starts[{int(full.argmin())}]"
             raise InvalidRequestError(f"{field} begins a span without any token", field=field)
         # Sentences whose characters the tokenizer drops have no vector.
         spans, first, last = spans[full], first[full], last[full]
@@ -138,11 +152,21 @@ def find_chunks(chunking: Chunking, index: int, text: str, places: TokenPlaces) 
     )
 
 
-def _check_count(count: int, index: int, chunking: Chunking) -> None:
+def check_count(count: int, field: str, text_field: str) -> None:
+    """Check the number of chunks of a text.
+
+    Args:
+        count: The chunks.
+        field: What asks for them, for errors.
+        text_field: The field that holds the text, for errors.
+
+    Raises:
+        InvalidRequestError: There are too many.
+    """
     if count > CHUNKS_MAX:
         raise InvalidRequestError(
-            f"{chunking.field} makes {count} chunks of texts[{index}]; the limit is {CHUNKS_MAX}",
-            field=chunking.field,
+            f"{field} makes {count} chunks of {text_field}; the limit is {CHUNKS_MAX}",
+            field=field,
             metadata={"chunks": str(count), "maxChunks": str(CHUNKS_MAX)},
         )
 

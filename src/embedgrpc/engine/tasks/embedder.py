@@ -265,7 +265,7 @@ class Embedder:
         finder = None
         if spec.token_dimensions:
             finder = PlaceFinder(
-                self.tokenizer, texts, spec.prompt, spec.truncation, spec.chunking, field
+                self.tokenizer, texts, spec.prompt, spec.truncation, spec.chunking, name
             )
 
         def check(index: int, text: TextOrIds) -> CheckedText | Tokenized:

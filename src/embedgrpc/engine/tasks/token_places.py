@@ -1,6 +1,6 @@
 """Keeps where the tokens of a job's texts stand, on their way from the texts to sequences."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,7 +43,7 @@ class PlaceFinder:
         prompt: What is put in front of each.
         truncation: The end to cut.
         chunking: How to cut each text into chunks; None for none.
-        texts_field: The request field that holds the texts, for errors.
+        name: Returns the field that holds a text, for errors.
     """
 
     tokenizer: Tokenizer
@@ -51,7 +51,7 @@ class PlaceFinder:
     prompt: str
     truncation: Truncation
     chunking: Chunking | None
-    texts_field: str
+    name: Callable[[int], str]
     # Characters before the part that is tokenized, by index; most texts have none.
     _before: dict[int, int] = field(default_factory=dict)
 
@@ -92,11 +92,11 @@ class PlaceFinder:
             return replace(sequence, places=places)
         if not text:
             return InvalidRequestError(
-                f"{self.texts_field}[{index}] holds token ids, which have no chunks: send the text",
-                field=f"{self.texts_field}[{index}]",
+                f"{self.name(index)} holds token ids, which have no chunks: send the text",
+                field=self.name(index),
             )
         try:
-            chunks = find_chunks(self.chunking, index, text, places)
+            chunks = find_chunks(self.chunking, index, text, places, text_field=self.name(index))
         except InvalidRequestError as error:
             return error.with_traceback(None)
         return replace(sequence, places=places, chunks=chunks)

@@ -1,8 +1,8 @@
 """Tokenizes on threads of its own, many texts at a time.
 
 Admission, which comes first, bounds the queue. Interactive texts go before bulk ones, and callers
-of one class take turns. Large jobs are done in slices, and the first half of a slice is for short
-jobs. So a short query waits for about one slice, unless many come at once.
+of one class take turns. Large jobs are done in slices. A slice has texts of one class, and its
+first half is for short jobs. So a short query waits for about one slice, unless many come at once.
 """
 
 import logging
@@ -112,18 +112,21 @@ class TokenizingThreads:
                     self._changed.wait()
                 if self._closed:
                     return
-                order = self._choose_order()
-            self._tokenize(self._take(order))
+                turns = self._choose_class()
+            self._tokenize(self._take(turns))
             self.after_slice()
 
-    def _choose_order(self) -> Sequence[_Turns]:
-        """Choose which class goes first into the next slice. With the lock held."""
+    def _choose_class(self) -> _Turns:
+        """Choose the class of the next slice, one that has jobs. With the lock held."""
         interactive, bulk = (self._waiting[work_class] for work_class in WorkClass)
-        due = bool(bulk) and self._slices_since_bulk >= _INTERACTIVE_WEIGHT
-        self._slices_since_bulk = 0 if due or not bulk else self._slices_since_bulk + 1
-        return (bulk, interactive) if due else (interactive, bulk)
+        due = self._slices_since_bulk >= _INTERACTIVE_WEIGHT
+        if bulk and (due or not interactive):
+            self._slices_since_bulk = 0
+            return bulk
+        self._slices_since_bulk = self._slices_since_bulk + 1 if bulk else 0
+        return interactive
 
-    def _take(self, order: Sequence[_Turns]) -> list[tuple[Tokenization, list[Piece]]]:
+    def _take(self, turns: _Turns) -> list[tuple[Tokenization, list[Piece]]]:
         """Take whole jobs up to a slice, or a slice of the first job.
 
         Texts are checked here without the lock, which the event loop also takes.
@@ -132,8 +135,7 @@ class TokenizingThreads:
         room = SLICE_CHARACTERS
         while room > 0:
             with self._changed:
-                turns = next(filter(None, order), None)
-                if turns is None:
+                if not turns:
                     break
                 # Short jobs alone would keep long ones waiting for as long as they come.
                 job = turns.take(short_first=room > SLICE_CHARACTERS // 2)

@@ -14,7 +14,7 @@ from embedgrpc.models.sources.config_files import (
     is_settings_name,
     read_module_folders,
 )
-from embedgrpc.models.sources.source import find_local
+from embedgrpc.models.sources.source import find_local_adapter
 from embedgrpc.models.sources.weight_file import ADAPTER_WEIGHTS, choose_adapter_weights
 from embedgrpc.models.tensors.lora import LoraScaling
 
@@ -61,7 +61,7 @@ def find_adapter(source: str, folder: Path, root: Path) -> Adapter | None:
     """Return the adapter that the configuration names, or the one beside a model's weights.
 
     Args:
-        source: The folder or package in the configuration; mostly empty.
+        source: The folder or package of the adapter elsewhere; mostly empty.
         folder: The backbone's folder.
         root: The model's folder.
 
@@ -74,16 +74,11 @@ def find_adapter(source: str, folder: Path, root: Path) -> Adapter | None:
         return _read(folder, root) if beside.exists() else None
     if beside.exists():
         raise ModelError(f"{beside}: the folder contains an adapter, and adapter is set to another")
-    local = find_local(source)
+    local = find_local_adapter(source)
     if local is None:
-        raise ModelError(
-            f"adapter {source!r} is not a folder here: download the repository, and set adapter to"
-            " its folder"
-        )
-    if not (local.folder / ADAPTER_NAME).exists():
-        raise ModelError(f"adapter {source!r}: {local.folder / ADAPTER_NAME} is missing")
-    _check_same_settings(local.folder, root)
-    return _read(local.folder, local.folder)
+        raise ModelError(f"adapter {source!r} was not downloaded")
+    _check_same_settings(local, root)
+    return _read(local, local)
 
 
 def _read(folder: Path, root: Path) -> Adapter:

@@ -48,7 +48,8 @@ class ModelOverrides:
         false_token: The token whose logit is subtracted.
         accept_unknown_keys: Whether keys of the files are accepted that are not known to change
             results or to be harmless.
-        adapter: The folder or package of a LoRA adapter to merge into the weights.
+        adapter: The source of a LoRA adapter to merge into the weights. `resolve` downloads one of
+            the Hub; its folder is then the one of the files.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 

@@ -443,11 +443,7 @@ def _find_adapter(
     is_beside = files.has(str(beside.relative_to(files.folder)))
     if is_built and (folder / CONFIG_NAME).exists():
         fetch_adapter(files, folder)
-        if overrides.adapter and files.adapter:
-            raise ModelError(
-                f"model source {files.source!r} is an adapter, and adapter is set to another"
-            )
-        return find_adapter(overrides.adapter or files.adapter, folder, files.folder)
+        return find_adapter(files.adapter or overrides.adapter, folder, files.folder)
     if overrides.adapter or files.adapter:
         raise ModelError(
             f"{files.folder}: adapter is set, but there are no weights to merge it into: use a"

@@ -4,9 +4,10 @@ Source: `Router` of sentence-transformers 6.2, which older releases call `Asym`.
 """
 
 import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
@@ -17,6 +18,7 @@ from embedgrpc.models.sources.config_files import (
     MODULES_NAME,
     ROUTED_MODULES_MAX,
     ROUTER_TYPES,
+    ROUTERS_DEPTH_MAX,
     join_places,
     read_router,
 )
@@ -39,7 +41,8 @@ class Route:
     """The modules that some texts pass.
 
     Attributes:
-        name: The name that the routers give it; with several routers, their names joined.
+        name: The name that the routers give it; with several routers, or with one in a route of
+            another, their names joined.
         entries: The modules, in order.
         routers: The files of the routers that are passed.
     """
@@ -79,39 +82,40 @@ def read_routing(folder: Path) -> Routing | None:
     if not (folder / MODULES_NAME).exists():
         return None
     entries = list_modules(folder)
-    routers = {
-        index: _Router.read(folder, entry, follows_table=index > 0 and entries[0].name in _TABLES)
-        for index, entry in enumerate(entries)
+    follows_table = entries[0].name in _TABLES
+    reader = _RouterReader(folder)
+    steps = tuple(
+        reader.read(entry, modality=None if index and follows_table else _TEXT)
         if entry.name in ROUTER_TYPES
-    }
-    if not routers:
+        else entry
+        for index, entry in enumerate(entries)
+    )
+    if not any(isinstance(step, _Router) for step in steps):
         return None
+    passes = {role: _Passed.of(steps, role) for role in _ROLES}
     routes: dict[str, Route] = {}
     by_role: dict[TextRole | None, str] = {}
-    for role in _ROLES:
-        chosen = {index: router.choose(role) for index, router in routers.items()}
-        names = [name for name in chosen.values() if name is not None]
-        if len(names) < len(chosen):
+    for role, passed in passes.items():
+        if passed.refused:
             continue
-        passed = tuple(
-            inner
-            for index, entry in enumerate(entries)
-            for inner in (
-                routers[index].structure[chosen[index] or ""] if index in routers else (entry,)
-            )
-        )
-        known = next((name for name, route in routes.items() if route.entries == passed), "")
-        name = known or "/".join(names)
-        configs = tuple(router.config for router in routers.values())
-        routes.setdefault(name, Route(name, passed, configs))
+        known = [name for name, route in routes.items() if route.entries == tuple(passed.entries)]
+        name = known[0] if known else _unused("/".join(passed.names), routes)
+        configs = tuple(router.config for router in passed.routers)
+        routes.setdefault(name, Route(name, tuple(passed.entries), configs))
         by_role[role] = name
     if not routes:
         raise ModelError(
-            f"{next(iter(routers.values())).config.path}: no route is for texts: "
+            f"{passes[None].routers[0].config.path}: no route is for texts: "
             "parameters.default_route or parameters.route_mappings must name one"
         )
-    skipped = [name for router in routers.values() for name in router.skipped()]
-    return Routing(routes, by_role, tuple(dict.fromkeys(skipped)))
+    return Routing(routes, by_role, tuple(dict.fromkeys(_skipped(passes))))
+
+
+def _unused(name: str, names: Mapping[str, object]) -> str:
+    """Return a name that is not in use, as joined names may be equal."""
+    while name in names:
+        name += "+"
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +124,17 @@ class _Router:
 
     Attributes:
         config: Its file.
-        structure: The modules of each route.
+        structure: The modules of each route, of which some may be routers.
         default: The route of texts that no other rule covers; None if there is none.
         mappings: The route by task and modality.
         modality: What it knows of a text; None behind a table.
     """
 
     config: JsonObject
-    structure: Mapping[str, tuple[ModuleEntry, ...]]
+    structure: Mapping[str, "tuple[_Step, ...]"]
     default: str | None
     mappings: Mapping[_Key, str]
     modality: str | None
-
-    @classmethod
-    def read(cls, root: Path, entry: ModuleEntry, *, follows_table: bool) -> "_Router":
-        folder = find_member(root, root, entry.folder, named_by=entry.folder_place)
-        config = read_router(folder, root)
-        structure = _read_structure(root, entry, config)
-        parameters = JsonObject(config.path, config.table("parameters"))
-        default = parameters.text("default_route", default="") or None
-        if default is not None and default not in structure:
-            raise parameters.wrong("default_route", f"one of {_listed(structure)}")
-        if default is None and parameters.flag("allow_empty_key", default=True):
-            default = next(iter(structure))
-        mappings = _read_mappings(parameters, structure)
-        return cls(config, structure, default, mappings, None if follows_table else _TEXT)
 
     def choose(self, role: TextRole | None) -> str | None:
         """Return the route of the texts of a role; None if the reference refuses them."""
@@ -163,26 +153,130 @@ class _Router:
                 return name
         return None if task is not None else self.default
 
-    def skipped(self) -> list[str]:
+    def skipped(self, reached: Iterable[TextRole | None]) -> list[str]:
         """Return the routes that no text passes.
+
+        Args:
+            reached: The roles of the texts that reach the router.
 
         Raises:
             ModelError: One is for texts whose task no request can name.
         """
-        chosen = {self.choose(role) for role in _ROLES}
+        chosen = {self.choose(role) for role in reached}
         skipped = [name for name in self.structure if name not in chosen]
+        # In a route of another router, some roles never arrive, here as in the reference.
+        named = {self.choose(role) for role in _ROLES}
         for name in skipped:
             keys = [key for key, route in self.mappings.items() if route == name]
             elsewhere = name in _OTHER_MODALITIES or (
                 bool(keys) and all(modality not in (None, _TEXT) for _, modality in keys)
             )
-            if not elsewhere:
+            if not elsewhere and name not in named:
                 raise ModelError(
                     f"{self.config.path}: no text reaches the route {_shown(name)}, as a request "
                     "says that texts are queries, documents or neither: choose it in "
                     "parameters.route_mappings, as \"('document', None)\" does, or remove it"
                 )
         return skipped
+
+
+# A module, or a router that chooses among several.
+_Step: TypeAlias = ModuleEntry | _Router
+
+
+@dataclass(slots=True)
+class _Passed:
+    """What the texts of a role pass.
+
+    Attributes:
+        entries: The modules, in order.
+        routers: The routers, in order.
+        names: The routes that these choose.
+        refused: Whether one of them has no route for the role.
+    """
+
+    entries: list[ModuleEntry] = field(default_factory=list)
+    routers: list[_Router] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    refused: bool = False
+
+    @classmethod
+    def of(cls, steps: Iterable[_Step], role: TextRole | None) -> "_Passed":
+        """Follow the texts of a role through modules."""
+        passed = cls()
+        passed._add(steps, role)
+        return passed
+
+    def _add(self, steps: Iterable[_Step], role: TextRole | None) -> None:
+        for step in steps:
+            if isinstance(step, ModuleEntry):
+                self.entries.append(step)
+                continue
+            self.routers.append(step)
+            name = step.choose(role)
+            if name is None:
+                self.refused = True
+                continue
+            self.names.append(name)
+            # A router hands the task and the modality on to those in its routes.
+            self._add(step.structure[name], role)
+
+
+def _skipped(passes: Mapping[TextRole | None, _Passed]) -> Iterator[str]:
+    """Yield the names of the routes that no text passes, of every router that texts reach."""
+    reached: dict[int, tuple[_Router, list[TextRole | None]]] = {}
+    for role, passed in passes.items():
+        for router in passed.routers:
+            reached.setdefault(id(router), (router, []))[1].append(role)
+    for router, roles in reached.values():
+        yield from router.skipped(roles)
+
+
+@dataclass(slots=True)
+class _RouterReader:
+    """Reads routers, of which one may be in a route of another.
+
+    Attributes:
+        root: The model's folder.
+        count: The routers that were read.
+    """
+
+    root: Path
+    count: int = 0
+
+    def read(self, entry: ModuleEntry, *, modality: str | None, depth: int = 1) -> _Router:
+        """Read a router, and those in its routes.
+
+        Args:
+            entry: Where it is.
+            modality: What it knows of a text.
+            depth: In how many routers it is, with itself.
+        """
+        self.count += 1
+        if depth > ROUTERS_DEPTH_MAX or self.count > ROUTED_MODULES_MAX:
+            raise ModelError(
+                f"{entry.type_place}: there are more than {ROUTERS_DEPTH_MAX} routers in one"
+                f" another, or more than {ROUTED_MODULES_MAX} in all"
+            )
+        folder = find_member(self.root, self.root, entry.folder, named_by=entry.folder_place)
+        config = read_router(folder, self.root)
+        parameters = JsonObject(config.path, config.table("parameters"))
+        modules = _read_structure(self.root, entry, config)
+        default = parameters.text("default_route", default="") or None
+        if default is not None and default not in modules:
+            raise parameters.wrong("default_route", f"one of {_listed(modules)}")
+        if default is None and parameters.flag("allow_empty_key", default=True):
+            default = next(iter(modules))
+        mappings = _read_mappings(parameters, modules)
+        inner = {
+            one: self.read(one, modality=modality, depth=depth + 1)
+            for one in dict.fromkeys(one for route in modules.values() for one in route)
+            if one.name in ROUTER_TYPES
+        }
+        structure = {
+            name: tuple(inner.get(one, one) for one in route) for name, route in modules.items()
+        }
+        return _Router(config, structure, default, mappings, modality)
 
 
 def _read_structure(
@@ -203,8 +297,6 @@ def _read_structure(
             raise ModelError(f"{place} must be the name of a class")
         find_member(root, root, join_places(entry.folder, name), named_by=place)
         modules[name] = ModuleEntry(kind, join_places(entry.folder, name), place, place)
-        if modules[name].name in ROUTER_TYPES:
-            raise ModelError(f"{place}: a router in a route of another one is not supported")
     return {name: _read_route(config, name, ids, modules) for name, ids in structure.items()}
 
 

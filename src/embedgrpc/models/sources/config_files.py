@@ -17,6 +17,8 @@ ROUTER_TYPES = ("Router", "Asym")
 ROUTER_NAMES = ("router_config.json", CONFIG_NAME)
 # Real routers have about four.
 ROUTED_MODULES_MAX = 64
+# How many routers may be in one another.
+ROUTERS_DEPTH_MAX = 4
 # Written by the library peft, beside the weights of an adapter.
 ADAPTER_NAME = "adapter_config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -70,30 +72,40 @@ def read_module_folders(root: Path, *, kinds: tuple[str, ...] = ()) -> tuple[str
         for module in modules
         if isinstance(module, dict)
     ]
+    left = iter(range(ROUTED_MODULES_MAX))
     folders = (
         folder
         for place, kind in named
-        for folder, name in _with_routed(root, place, kind)
+        for folder, name in _with_routed(root, place, kind, left)
         if not kinds or name in kinds
     )
     return tuple(dict.fromkeys(folders))
 
 
-def _with_routed(root: Path, place: Any, kind: Any) -> Iterator[tuple[str, str]]:
-    """Yield the folder of a module and the last part of its type, and those of its routes."""
+def _with_routed(
+    root: Path, place: Any, kind: Any, left: Iterator[int], depth: int = 1
+) -> Iterator[tuple[str, str]]:
+    """Yield the folder of a module and the last part of its type, and those of its routes.
+
+    Args:
+        root: The model's folder.
+        place: The module's folder.
+        kind: Its type.
+        left: Yields as often as a router may still be read: one may lead to itself.
+        depth: In how many routers it is, with itself.
+    """
     if not isinstance(place, str) or not isinstance(kind, str):
         return
     name = kind.rpartition(".")[2]
     yield place.strip("/"), name
-    if name not in ROUTER_TYPES:
+    if name not in ROUTER_TYPES or depth > ROUTERS_DEPTH_MAX or next(left, None) is None:
         return
     folder = find_member(root, root, place, named_by=f"{root / MODULES_NAME}: path")
     types = read_router(folder, root).values.get("types")
     if not isinstance(types, dict):
         return
     for module, its_kind in islice(types.items(), ROUTED_MODULES_MAX):
-        if isinstance(its_kind, str):
-            yield join_places(place, module), its_kind.rpartition(".")[2]
+        yield from _with_routed(root, join_places(place, module), its_kind, left, depth + 1)
 
 
 def join_places(place: str, inner: str) -> str:

@@ -24,12 +24,13 @@ from embedgrpc.models.sources.config_files import (
     MODULES_NAME,
     ROUTER_NAMES,
     ROUTER_TYPES,
+    ROUTERS_DEPTH_MAX,
     TOKENIZER_NAME,
     VOCABULARY_NAME,
     is_settings_name,
     read_module_folders,
 )
-from embedgrpc.models.sources.hub_errors import explain, explain_absence
+from embedgrpc.models.sources.hub_errors import Named, explain, explain_absence
 from embedgrpc.models.sources.weight_file import choose_adapter_weights
 from embedgrpc.models.tensors.layer_weights import LAYER_WEIGHTS
 
@@ -47,11 +48,11 @@ class HubRepository:
         folder: The snapshot in the cache, where downloaded files are.
     """
 
-    def __init__(self, source: str, *, repository: str, revision: str) -> None:
+    def __init__(self, named: Named, *, repository: str, revision: str) -> None:
         """Resolve a revision, and download all files but the backbone's weights.
 
         Args:
-            source: The source as the user wrote it, for messages.
+            named: What the user named, for messages.
             repository: ORG/NAME.
             revision: A branch, a tag or a commit; empty for the default branch.
 
@@ -65,7 +66,7 @@ class HubRepository:
         from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415 - see above
 
         self._hub = huggingface_hub
-        self._source = source
+        self._named = named
         self.name = repository
         self._offline = huggingface_hub.is_offline_mode()
         self._revision = self._resolve(revision)
@@ -97,7 +98,7 @@ class HubRepository:
         missing = [name for name in wanted if not (self.folder / name).exists()]
         if missing and self._offline:
             here = self.folder.exists()
-            raise explain_absence(self._source, ", ".join(missing) if here else self.name)
+            raise explain_absence(self._named, ", ".join(missing) if here else self.name)
         if missing:
             size = sum(self.sizes.get(name, 0) for name in missing)
             extra = {"repository": self.name, "files": len(missing), "bytes": size}
@@ -119,14 +120,27 @@ class HubRepository:
         """
         if self.has(CONFIG_NAME) or not self.has(ADAPTER_NAME):
             return None
-        weights = choose_adapter_weights(self.has)
-        if weights is not None:
-            self.fetch([weights])
+        self.fetch_adapter_weights()
         config = JsonObject.read(self.folder / ADAPTER_NAME, self.folder)
         base = config.text("base_model_name_or_path", default="")
         if not base:
             raise config.wrong("base_model_name_or_path", "the repository of the base model")
         return base, config.text("revision", default="")
+
+    def fetch_adapter_weights(self) -> None:
+        """Download the weights of the adapter in the repository, if they are there.
+
+        Raises:
+            ModelError: The download fails.
+        """
+        weights = choose_adapter_weights(self.has)
+        if weights is not None:
+            self.fetch([weights])
+
+    @property
+    def pinned_source(self) -> str:
+        """A source of exactly this commit."""
+        return f"hf:{self.name}@{self.commit}"
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
@@ -134,7 +148,7 @@ class HubRepository:
         listed = self._read_listing()
         if listed is None and not self._offline:
             # A download also caches the commit's listing, which never changes.
-            self._download([CONFIG_NAME, MODULES_NAME])
+            self._download([CONFIG_NAME, MODULES_NAME, ADAPTER_NAME])
             listed = self._read_listing()
         if listed is not None:
             return listed
@@ -148,7 +162,7 @@ class HubRepository:
                 self.name, revision=revision or None, local_files_only=self._offline
             )
         except Exception as error:
-            raise explain(error, self._source) from error
+            raise explain(error, self._named) from error
 
     def _read_listing(self) -> Mapping[str, int] | None:
         try:
@@ -162,13 +176,15 @@ class HubRepository:
 
         The other files are checked before the weights are downloaded.
         """
+        is_adapter = bool(self._named.base)
+        needed = ADAPTER_NAME if is_adapter else CONFIG_NAME
         roots = [name for name in (CONFIG_NAME, MODULES_NAME, ADAPTER_NAME) if self.has(name)]
-        if not roots and self.sizes:
+        if self.sizes and (needed not in roots if is_adapter else not roots):
             raise ModelError(
-                f"model source {self._source!r}: the repository has no {CONFIG_NAME} at commit "
-                f"{self.commit}, so it contains no model that can be served"
+                f"{self._named.subject}: the repository has no {needed} at commit {self.commit}, so"
+                f" it contains no {'adapter' if is_adapter else 'model that can be served'}"
             )
-        self.fetch(roots or [CONFIG_NAME])
+        self.fetch(roots or [needed])
         folders = self._find_module_folders()
         names = []
         for name in self.sizes:
@@ -188,9 +204,11 @@ class HubRepository:
 
     def _find_module_folders(self) -> tuple[str, ...]:
         """Return the folders of all modules; the files that say the routes are downloaded."""
-        routers = read_module_folders(self.folder, kinds=ROUTER_TYPES)
-        names = [f"{folder}/{name}".lstrip("/") for folder in routers for name in ROUTER_NAMES]
-        self.fetch([name for name in names if self.has(name)])
+        for _ in range(ROUTERS_DEPTH_MAX):
+            # Those in the routes of a router are known once its file is there.
+            routers = read_module_folders(self.folder, kinds=ROUTER_TYPES)
+            names = [f"{folder}/{name}".lstrip("/") for folder in routers for name in ROUTER_NAMES]
+            self.fetch([name for name in names if self.has(name)])
         return read_module_folders(self.folder)
 
     def _download(self, patterns: Sequence[str], size: int = 0) -> None:
@@ -203,7 +221,7 @@ class HubRepository:
                 tqdm_class=_progress_class(what, size),
             )
         except Exception as error:
-            raise explain(error, self._source) from error
+            raise explain(error, self._named) from error
         finally:
             reporter.report(what, size, size)
 
@@ -211,12 +229,12 @@ class HubRepository:
         path = self.folder / name
         if not path.exists():
             # The library does not fail if the Hub does not answer and parts are cached.
-            raise explain_absence(self._source, name)
+            raise explain_absence(self._named, name)
         size, wanted = path.stat().st_size, self.sizes.get(name)
         if wanted is not None and size != wanted:
             raise ModelError(
                 f"{path} has {size} of {wanted} bytes: delete {path.resolve()}, and run "
-                f"`embedgrpc pull {self._source}`"
+                f"`{self._named.pull}`"
             )
 
 

@@ -1,6 +1,7 @@
 """Turns failures of the Hugging Face Hub into one line that says what to do."""
 
 import errno
+from dataclasses import dataclass
 
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 
@@ -11,12 +12,38 @@ _TEMPORARY = frozenset({408, 425, 429})
 _SERVER_ERRORS = range(500, 600)
 
 
-def explain(error: Exception, source: str) -> ModelError:
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the user named.
+
+    Attributes:
+        source: A model or an adapter, as the user wrote it.
+        base: The source of the model that an adapter is for; empty for a model.
+    """
+
+    source: str
+    base: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What an error is about."""
+        kind = "adapter" if self.base else "model source"
+        return f"{kind} {self.source!r}"
+
+    @property
+    def pull(self) -> str:
+        """The command that downloads it."""
+        if self.base:
+            return f"embedgrpc pull {self.base} --model-adapter {self.source}"
+        return f"embedgrpc pull {self.source}"
+
+
+def explain(error: Exception, named: Named) -> ModelError:
     """Return the error to raise; a `ModelUnavailableError` if a retry may succeed.
 
     Args:
         error: From the library, its HTTP client or the file system.
-        source: The source as the user wrote it.
+        named: What the user named.
     """
     from huggingface_hub import errors, is_offline_mode  # noqa: PLC0415 - it loads slowly
 
@@ -24,15 +51,15 @@ def explain(error: Exception, source: str) -> ModelError:
     not_cached = isinstance(error, (errors.LocalEntryNotFoundError, errors.RevisionResolutionError))
     cause = error.__cause__ if not_cached and error.__cause__ is not None else error
     if is_offline_mode() and (not_cached or isinstance(cause, errors.OfflineModeIsEnabled)):
-        return explain_absence(source, "it")
+        return explain_absence(named, "it")
     permanent = _explain_refusal(cause) or _explain_cache(cause)
     if permanent:
-        return ModelError(f"{_subject(source)}: {permanent}")
-    temporary = _explain_failure(cause) or _explain_network(cause, source)
-    return ModelUnavailableError(f"{_subject(source)}: {temporary}")
+        return ModelError(f"{_subject(named)}: {permanent}")
+    temporary = _explain_failure(cause) or _explain_network(cause, named)
+    return ModelUnavailableError(f"{_subject(named)}: {temporary}")
 
 
-def explain_absence(source: str, what: str) -> ModelError:
+def explain_absence(named: Named, what: str) -> ModelError:
     """Return the error for a file that is not cached and cannot be downloaded.
 
     A retry may succeed, unless the library is in offline mode.
@@ -41,15 +68,15 @@ def explain_absence(source: str, what: str) -> ModelError:
 
     kind = ModelError if is_offline_mode() else ModelUnavailableError
     return kind(
-        f"{_subject(source)}: {what} is not in the cache {constants.HF_HUB_CACHE}: "
-        + _elsewhere(source)
+        f"{_subject(named)}: {what} is not in the cache {constants.HF_HUB_CACHE}: "
+        + _elsewhere(named)
     )
 
 
-def _subject(source: str) -> str:
-    if source.startswith("hf:"):
-        return f"model source {source!r}"
-    return f"model source {source!r}, which is no folder here but may be a repository of the Hub"
+def _subject(named: Named) -> str:
+    if named.source.startswith("hf:"):
+        return named.subject
+    return f"{named.subject}, which is no folder here but may be a repository of the Hub"
 
 
 def _explain_refusal(cause: BaseException) -> str:
@@ -102,17 +129,17 @@ def _explain_cache(cause: BaseException) -> str:
     )
 
 
-def _explain_network(cause: BaseException, source: str) -> str:
+def _explain_network(cause: BaseException, named: Named) -> str:
     from huggingface_hub import constants  # noqa: PLC0415 - it loads slowly
 
     return (
         f"the download from {constants.ENDPOINT} failed ({_first_line(cause)}): check the network"
-        f" and HF_ENDPOINT and try again, or {_elsewhere(source)}"
+        f" and HF_ENDPOINT and try again, or {_elsewhere(named)}"
     )
 
 
-def _elsewhere(source: str) -> str:
-    return f"run `embedgrpc pull {source}` on a host with network, and copy its cache here"
+def _elsewhere(named: Named) -> str:
+    return f"run `{named.pull}` on a host with network, and copy its cache here"
 
 
 def _first_line(error: BaseException) -> str:

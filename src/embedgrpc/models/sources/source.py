@@ -36,8 +36,9 @@ class ModelFiles:
         folder: The folder of the files.
         revision: The commit or version of the files; empty if unknown.
         repository: Provides files that are not in the folder yet; None if all are there.
-        adapter: The folder of the adapter that the source names, if these are the files of its base
-            model; else empty.
+        adapter: The folder of the adapter to merge: of the one that the source names, if these are
+            the files of its base model, or of the one in the configuration; else empty.
+        adapter_source: A source of exactly this adapter.
     """
 
     source: str
@@ -45,12 +46,13 @@ class ModelFiles:
     revision: str
     repository: "HubRepository | None" = None
     adapter: str = ""
+    adapter_source: str = ""
 
     @property
     def pinned_source(self) -> str:
         """A source of exactly these files: an absolute path, or a repository with its commit."""
         if self.repository is not None:
-            return f"{_HUB_SCHEME}{self.repository.name}@{self.repository.commit}"
+            return self.repository.pinned_source
         if Path(self.source).expanduser().resolve() == self.folder:
             return str(self.folder)
         return self.source
@@ -74,7 +76,7 @@ class ModelFiles:
             self.repository.fetch([name for name in names if self.repository.has(name)])
 
 
-def resolve(source: str) -> ModelFiles:
+def resolve(source: str, adapter: str = "") -> ModelFiles:
     """Find the files of a model.
 
     Args:
@@ -86,6 +88,8 @@ def resolve(source: str) -> ModelFiles:
               Hugging Face Hub. All files but the weights are downloaded; the weights are
               downloaded later. A repository with nothing but an adapter stands for the repository
               of its base model, with the adapter.
+        adapter: A source, of the same forms, of an adapter to merge into the weights; empty for
+            none. It is downloaded with its weights.
 
     Returns:
         The files. The revision is a package's version, or a repository's commit.
@@ -94,11 +98,33 @@ def resolve(source: str) -> ModelFiles:
         ModelError: The source has another form; there is no such folder, package or repository;
             or the download fails.
     """
-    local = find_local(source)
-    if local is not None:
-        return local
-    repository, _, revision = source.removeprefix(_HUB_SCHEME).partition("@")
-    return _resolve_repository(source, repository, revision)
+    files = find_local(source) or _resolve_repository(source)
+    if not adapter:
+        return files
+    if files.adapter:
+        raise ModelError(f"model source {source!r} is an adapter, and adapter is set to another")
+    folder, pinned = _resolve_adapter(adapter, source)
+    return replace(files, adapter=str(folder), adapter_source=pinned)
+
+
+def find_local_adapter(adapter: str) -> Path | None:
+    """Return the folder of an adapter that is a folder or a package; None for a repository.
+
+    Raises:
+        ModelError: See `resolve`.
+    """
+    try:
+        local = find_local(adapter)
+    except ModelError as error:
+        raise ModelError(f"adapter: {error}") from None
+    if local is None:
+        return None
+    # Late, because it imports NumPy, which settings and `--help` do not need.
+    from embedgrpc.models.sources.config_files import ADAPTER_NAME  # noqa: PLC0415 - see above
+
+    if not (local.folder / ADAPTER_NAME).exists():
+        raise ModelError(f"adapter {adapter!r}: {local.folder / ADAPTER_NAME} is missing")
+    return local.folder
 
 
 def find_local(source: str) -> ModelFiles | None:
@@ -146,11 +172,27 @@ def is_package_installed(source: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _resolve_repository(source: str, repository: str, revision: str) -> ModelFiles:
+def _resolve_adapter(adapter: str, base: str) -> tuple[Path, str]:
+    """Return the folder of an adapter, and a source of exactly this one."""
+    local = find_local_adapter(adapter)
+    if local is not None:
+        return local, adapter if adapter.startswith(_PACKAGE_SCHEME) else str(local)
+    opened = _open_repository(adapter, base=base)
+    opened.fetch_adapter_weights()
+    return opened.folder, opened.pinned_source
+
+
+def _open_repository(source: str, *, base: str = "") -> "HubRepository":
     # Late, because it imports NumPy, which settings and `--help` do not need.
     from embedgrpc.models.sources.hub import HubRepository  # noqa: PLC0415 - see above
+    from embedgrpc.models.sources.hub_errors import Named  # noqa: PLC0415 - beside it
 
-    opened = HubRepository(source, repository=repository, revision=revision)
+    repository, _, revision = source.removeprefix(_HUB_SCHEME).partition("@")
+    return HubRepository(Named(source, base), repository=repository, revision=revision)
+
+
+def _resolve_repository(source: str) -> ModelFiles:
+    opened = _open_repository(source)
     base = opened.fetch_adapter()
     if base is not None:
         name, base_revision = base
@@ -161,7 +203,12 @@ def _resolve_repository(source: str, repository: str, revision: str) -> ModelFil
                 f"model source {source!r} is an adapter of {name}, which is an adapter itself:"
                 " merge that one with peft, and save the model"
             )
-        return replace(files, source=source, adapter=str(opened.folder))
+        return replace(
+            files,
+            source=source,
+            adapter=str(opened.folder),
+            adapter_source=opened.pinned_source,
+        )
     return ModelFiles(
         source=source, folder=opened.folder, revision=opened.commit, repository=opened
     )

@@ -180,7 +180,7 @@ def hash_files(validation: Validation) -> FileDigests:
         "served": validation.served and dataclasses.asdict(validation.served),
         "escape_special_tokens": validation.escape_special_tokens,
         "digests": digests,
-        "adapter": _hash_adapter(validation.overrides.adapter or validation.files.adapter),
+        "adapter": _hash_adapter(validation.files.adapter or validation.overrides.adapter),
     }
     key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return FileDigests(key=f"{key}-validated", digests=digests)

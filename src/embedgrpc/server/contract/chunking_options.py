@@ -11,7 +11,7 @@ from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.server.contract.field_checks import check_not_negative
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
-# The most spans of a request, and the most texts with spans.
+# The most spans of a request or of a stream's message, and the most texts with spans of a request.
 SPANS_MAX = 8192
 _WHOLE_TEXTS = (common_pb2.TRUNCATION_UNSPECIFIED, common_pb2.TRUNCATION_NONE)
 
@@ -92,21 +92,43 @@ def _read_spans(message: embedding_service_pb2.ChunkBySpans, *, field: str) -> B
         starts.extend(one.character_starts)
         ends.extend(one.character_ends)
         places.append(len(starts))
-        if len(ends) != len(starts):
-            raise InvalidRequestError(
-                f"{field}.texts[{index}] has {len(one.character_starts)} character_starts and"
-                f" {len(one.character_ends)} character_ends",
-                field=f"{field}.texts[{index}].character_ends",
-            )
+        check_pairs(one, field=f"{field}.texts[{index}]")
     spans: IntArray = np.array([starts, ends], np.int64).T  # [spans, 2]
-    wrong = (spans[:, 0] < 0) | (spans[:, 0] >= spans[:, 1])
-    if wrong.any():
-        first = int(wrong.argmax())
+    first = find_wrong_span(spans)
+    if first is not None:
         index = bisect_right(places, first) - 1
-        place = f"{field}.texts[{index}]"
+        raise wrong_span(spans[first], first - places[index], field=f"{field}.texts[{index}]")
+    return BySpans(tuple(spans[one:other] for one, other in pairwise(places)), len(spans), field)
+
+
+def check_pairs(message: embedding_service_pb2.TextSpans, *, field: str) -> None:
+    """Check that each span has a start and an end.
+
+    Raises:
+        InvalidRequestError: There are more of the one or of the other.
+    """
+    starts, ends = len(message.character_starts), len(message.character_ends)
+    if starts != ends:
         raise InvalidRequestError(
-            f"{place} has a span from {spans[first, 0]} to {spans[first, 1]}: it must start at 0"
-            " or later, and end behind its start",
-            field=f"{place}.character_starts[{first - places[index]}]",
+            f"{field} has {starts} character_starts and {ends} character_ends",
+            field=f"{field}.character_ends",
         )
-    return BySpans(tuple(spans[one:other] for one, other in pairwise(places)), field)
+
+
+def find_wrong_span(spans: IntArray) -> int | None:
+    """Return the first span that has no character or starts before the text; None for none.
+
+    Args:
+        spans: int64 [spans, 2].
+    """
+    wrong = (spans[:, 0] < 0) | (spans[:, 0] >= spans[:, 1])
+    return int(wrong.argmax()) if wrong.any() else None
+
+
+def wrong_span(span: IntArray, index: int, *, field: str) -> InvalidRequestError:
+    """Return the error for a span that has no character or starts before the text."""
+    return InvalidRequestError(
+        f"{field} has a span from {span[0]} to {span[1]}: it must start at 0 or later, and end"
+        " behind its start",
+        field=f"{field}.character_starts[{index}]",
+    )

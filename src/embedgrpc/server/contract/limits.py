@@ -5,7 +5,7 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import common_pb2
 
 # The number before the point is that of the package; the other grows with every addition.
-CONTRACT_VERSION = "1.3"
+CONTRACT_VERSION = "1.4"
 
 ID_CHARACTERS_MAX = 256
 # A prompt is tokenized once for every text, so that a long one multiplies.

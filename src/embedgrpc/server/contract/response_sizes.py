@@ -83,7 +83,13 @@ def bound_embeddings_size(
     `size_bytes` is an upper bound of the texts' size in UTF-8.
     """
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
-    return count * fixed + per_token * _tokens_bound(count, spec, size_bytes) + COMMON_BYTES
+    named = spec.chunking.count if isinstance(spec.chunking, BySpans) else 0
+    return (
+        count * fixed
+        + per_token * _tokens_bound(count, spec, size_bytes)
+        + named * _chunk_size(spec, encoding)
+        + COMMON_BYTES
+    )
 
 
 def _tokens_bound(count: int, spec: EmbedSpec, size_bytes: int) -> int:
@@ -177,15 +183,14 @@ def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) ->
         fixed += _FIELD_BYTES
         per_token += _numbers_size(spec.token_dimensions, encoding) + 4 + _PLACES_BYTES
     if spec.chunking is not None:
-        chunk = _chunk_size(spec, encoding)
+        # Of the spans that a request names, the number is known.
+        chunk = 0 if isinstance(spec.chunking, BySpans) else _chunk_size(spec, encoding)
         fixed += _FIELD_BYTES + chunk
         match spec.chunking:
             case ByTokens(size, overlap):
                 per_token += -(-chunk // (size - overlap))
             case BySentences(count):
                 per_token += -(-chunk // count)
-            case BySpans(spans):
-                fixed += chunk * max(map(len, spans), default=0)
     return fixed, per_token
 
 
@@ -198,8 +203,8 @@ def _exact_chunks_size(
             chunks = sum(
                 len(find_sentences(text, count)) for text in texts if isinstance(text, str)
             )
-        case BySpans(spans):
-            chunks = sum(map(len, spans))
+        case BySpans(count=chunks):
+            pass
         case _:
             return None
     return chunks * _chunk_size(spec, encoding) + _FIELD_BYTES * len(texts)

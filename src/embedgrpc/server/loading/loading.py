@@ -180,7 +180,7 @@ def _prepare_here(
     children: ChildGroup,
 ) -> PreparedRoutes:
     """Prepare a model that runs in this process, from the source `place`."""
-    files = source.resolve(place)
+    files = source.resolve(place, model.settings.adapter)
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
 

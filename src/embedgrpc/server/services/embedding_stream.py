@@ -1,10 +1,9 @@
 """One StreamEmbed call: ids in, results out, in the order that the client asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.chunking import BySpans
@@ -16,6 +15,11 @@ from embedgrpc.models.kinds import Representation
 from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_count, check_enum, out_of_order
+from embedgrpc.server.contract.input_spans import (
+    check_setup_spans,
+    find_bad_spans,
+    spans_of_inputs,
+)
 from embedgrpc.server.contract.limits import describe_limits
 from embedgrpc.server.contract.response_sizes import bound_embeddings_size, bound_rows_size
 from embedgrpc.server.contract.wire import embedding_wires
@@ -78,12 +82,7 @@ class EmbeddingStream:
         served = self._catalog.find(setup.model, field="setup.model")
         loaded, embedder, options = served.embedder(field="setup.model")
         spec, encoding = options.read(setup.options, field="setup.options")
-        if isinstance(spec.chunking, BySpans):
-            raise InvalidRequestError(
-                f"{spec.chunking.field} names the chunks of texts, which Embed takes and a stream"
-                " does not",
-                field=spec.chunking.field,
-            )
+        check_setup_spans(spec.chunking)
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         accepted = client_response_bytes(
             self._context, setup.max_response_bytes, field="setup.max_response_bytes"
@@ -136,11 +135,15 @@ class EmbeddingStream:
         call: Call,
     ) -> None:
         """Submit one batch message, as soon as the window has room for it."""
-        inputs, size_bytes = batch.inputs, batch.ByteSize()
+        inputs, size_bytes = list(batch.inputs), batch.ByteSize()
         check_count(len(inputs), limit=self._settings.max_stream_batch_inputs, field="batch.inputs")
-        ids = [one.id for one in inputs]
-        for index, identifier in enumerate(ids):
-            self._results.open(identifier, field=f"batch.inputs[{index}].id")
+        for index, one in enumerate(inputs):
+            self._results.open(one.id, field=f"batch.inputs[{index}].id")
+        bad = find_bad_spans(inputs, spec.chunking)
+        good = [(position, one) for position, one in enumerate(inputs) if position not in bad]
+        chosen = [one for _, one in good]
+        if isinstance(spec.chunking, BySpans):
+            spec = replace(spec, chunking=spans_of_inputs(chosen))
         size = bound_embeddings_size(
             len(inputs),
             spec,
@@ -149,18 +152,23 @@ class EmbeddingStream:
             multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
         size = max(size, bound_rows_size(len(inputs), spec, size_bytes=size_bytes))
-        await self.bidi.accept(len(inputs), answer_bytes=size + sum(map(len, ids)))
+        id_bytes = sum(len(one.id) for one in inputs)
+        await self.bidi.accept(len(inputs), answer_bytes=size + id_bytes)
         first = self._taken
         self._taken += len(inputs)
+        for index, error in bad.items():
+            self._results.fail(first + index, inputs[index].id, error)
+        if not chosen:
+            return
         taken = StreamBatch(
             stream=self._results,
             pack=_Packer(embedder, spec, encoding).pack,
             is_slow=lambda rows: spec.chunking is not None or rows.are_large(),
             method="StreamEmbed",
-            places=list(enumerate(ids, first)),
+            places=[(first + index, one.id) for index, one in good],
         )
         running = await embedder.submit(
-            InputTexts(inputs), spec, call, taken, size_bytes=size_bytes
+            InputTexts(chosen), spec, call, taken, size_bytes=size_bytes
         )
         if taken.missing:
             taken.running = running

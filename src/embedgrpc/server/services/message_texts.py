@@ -1,9 +1,9 @@
 """The texts of a message, each decoded when it is read."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, overload
+from typing import Protocol
 
+from embedgrpc.server.contract.message_items import MessageItems
 from embedgrpc.v1 import classify_service_pb2
 
 
@@ -13,26 +13,7 @@ class HasText(Protocol):
     text: str
 
 
-class MessageTexts(Sequence[str]):
-    """Texts that are read from a message one by one."""
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self.read(one) for one in range(*index.indices(len(self)))]
-        return self.read(index)
-
-    @abstractmethod
-    def read(self, index: int) -> str:
-        """Return one of the texts."""
-
-
-class InputTexts(MessageTexts):
+class InputTexts(MessageItems[str]):
     """The texts of the inputs of a stream."""
 
     def __init__(self, inputs: Sequence[HasText]) -> None:
@@ -46,7 +27,7 @@ class InputTexts(MessageTexts):
         return self._inputs[index].text
 
 
-class PairTexts(MessageTexts):
+class PairTexts(MessageItems[str]):
     """The texts of pairs, first and second in turn."""
 
     def __init__(self, pairs: Sequence[classify_service_pb2.TextPair]) -> None:

@@ -166,8 +166,9 @@ class ModelSettings(BaseModel):
     )
     adapter: str = Field(
         default="",
-        description="Folder or package:NAME/FOLDER of a LoRA adapter (adapter_config.json) to merge"
-        " into the weights when the graph is built. The fingerprint contains it",
+        description="Source of a LoRA adapter (adapter_config.json) to merge into the weights when"
+        " the graph is built: a folder, package:NAME/FOLDER or hf:ORG/NAME[@REVISION]. The"
+        " fingerprint contains it",
     )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,

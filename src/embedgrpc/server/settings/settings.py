@@ -68,9 +68,11 @@ _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
 _CERTIFICATES_MAX = 64
-# Includes room for fields of later clients.
+# Includes room for fields of later clients. In a stream an input has an id, and may have spans.
 _FIELDS_OF_AN_INPUT = 4
-_OTHER_FIELDS = 1024
+_FIELDS_OF_A_STREAM_INPUT = 7
+# The spans of a message are 8192, which count as some 6000 fields.
+_OTHER_FIELDS = 7168
 
 # Bounds that several settings share.
 _Count = Annotated[int, Field(ge=1, le=65_536)]
@@ -352,7 +354,9 @@ class Settings(BaseModel):
     bulk_batch_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
         default=20,
         description="Maximum duration of a bulk batch while interactive calls arrive, at the speed"
-        " of recent batches, unless batches this small would waste more than a fifth of the time",
+        " of recent batches, unless batches this small would waste more than a fifth of the time."
+        " Without effect where bulk batches give way to calls: on two or three cores, with models"
+        " up to 512 MiB",
     )
     max_inputs: _Count = Field(
         default=1024,
@@ -558,9 +562,10 @@ class Settings(BaseModel):
 
     @property
     def max_fields(self) -> int:
-        """The most fields of a message: up to three an input, and a few hundred others."""
-        return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
-            self.max_inputs, self.max_stream_batch_inputs
+        """The most fields of a message: those of its inputs and of spans, and others."""
+        return _OTHER_FIELDS + max(
+            _FIELDS_OF_AN_INPUT * self.max_inputs,
+            _FIELDS_OF_A_STREAM_INPUT * self.max_stream_batch_inputs,
         )
 
     @property

@@ -95,6 +95,7 @@ class AsyncClient(AsyncEncodeMethods):
         inputs: AsyncStreamInputs,
         *,
         model: str = "",
+        with_spans: bool = False,
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
@@ -104,6 +105,7 @@ class AsyncClient(AsyncEncodeMethods):
         state = EmbedState(
             inputs,
             model=model,
+            with_spans=with_spans,
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from embedgrpc.client.enums import ResultOrder
 from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError
@@ -18,6 +18,9 @@ class BatchReady(Ready, Protocol):
     def max_batch_inputs(self) -> int:
         """The limit of inputs in one message."""
 
+
+# The most parts of inputs that the server reads of one message.
+_MESSAGE_PARTS_MAX: Final = 8192
 
 BatchReadyT = TypeVar("BatchReadyT", bound=BatchReady)
 
@@ -67,7 +70,7 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
         self._to_send_again: deque[str] = deque()  # positions
         self._sends_again = False
         self._pending = self._message()  # the next message, not yet full
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_part_count = 0
 
     def has_room(self) -> bool:
         """Return whether to send `next_message`, or to read another input from the caller.
@@ -99,7 +102,8 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
     def restart(self) -> None:
         """Begin another call, on which every input without a result is sent again."""
         super().restart()
-        self._pending, self._pending_bytes = self._message(), 0
+        self._pending = self._message()
+        self._pending_bytes = self._pending_part_count = 0
         self._to_send_again = deque(self._unanswered)
         self._sends_again = bool(self._unanswered)
 
@@ -117,7 +121,7 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
     def _put(self, position: str, kept: Kept) -> Any:
         """Put an input into the next message; return the message to send now."""
         field = f"inputs[{position}]"
-        content, text_bytes = self._content(kept[1])
+        content, text_bytes = self._content(kept)
         try:
             self._request_limit.check_text(field, text_bytes)
         except InputTooLongError as error:
@@ -126,11 +130,16 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
             # The results of earlier inputs come first: send them without waiting for later ones.
             return self._take_pending() if self._pending.batch.inputs else None
         input_bytes = text_bytes + INPUT_OVERHEAD_BYTES
+        part_count = self._part_count(kept)
         full = None
-        if self._pending_bytes + input_bytes > self._message_bytes_max():
+        if (
+            self._pending_bytes + input_bytes > self._message_bytes_max()
+            or self._pending_part_count + part_count > _MESSAGE_PARTS_MAX
+        ):
             full = self._take_pending() if self._pending.batch.inputs else None
         self._pending.batch.inputs.add(id=position, **content)
         self._pending_bytes += input_bytes
+        self._pending_part_count += part_count
         self._unanswered[position] = kept
         if len(self._pending.batch.inputs) == self._batch_size:
             full = self._take_pending()
@@ -151,8 +160,12 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
         """
 
     @abstractmethod
-    def _content(self, content: Any) -> tuple[Mapping[str, Any], int]:
-        """Return the fields of an input that `_read` returned, and the bytes of its texts."""
+    def _content(self, kept: Kept) -> tuple[Mapping[str, Any], int]:
+        """Return the fields of an input that `_read` returned, and their bytes."""
+
+    def _part_count(self, kept: Kept) -> int:  # noqa: ARG002 -- other inputs have parts
+        """Return how many parts an input names, of which the server reads a limited number."""
+        return 0
 
     @abstractmethod
     def _failure(self, caller_id: Any, error: EmbedGrpcError) -> ResultT:
@@ -179,6 +192,6 @@ class BatchState(StreamState[ResultT, BatchReadyT]):
 
     def _take_pending(self) -> Any:
         message, self._pending = self._pending, self._message()
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_part_count = 0
         self.begin_wait()
         return message

@@ -95,7 +95,8 @@ class ClassifyState(BatchState[ClassifyResult, ClassifyStreamReady]):
             case _:
                 raise TypeError(f"{field} is neither a text nor a pair of texts")
 
-    def _content(self, content: str | tuple[str, str]) -> tuple[Mapping[str, Any], int]:
+    def _content(self, kept: Kept) -> tuple[Mapping[str, Any], int]:
+        content: str | tuple[str, str] = kept[1]
         if isinstance(content, str):
             return {"text": content}, len(content.encode())
         pair = pb.TextPair(first=content[0], second=content[1])

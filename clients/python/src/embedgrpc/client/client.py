@@ -93,6 +93,7 @@ class Client(EncodeMethods):
         inputs: StreamInputs,
         *,
         model: str = "",
+        with_spans: bool = False,
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
@@ -102,6 +103,7 @@ class Client(EncodeMethods):
         state = EmbedState(
             inputs,
             model=model,
+            with_spans=with_spans,
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),

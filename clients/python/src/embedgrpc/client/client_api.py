@@ -65,6 +65,7 @@ class ClientApi(ChannelOwner, EncodeApi, ABC):
         inputs: StreamInputs,
         *,
         model: str = "",
+        with_spans: bool = False,
         order: ResultOrder = "input",
         batch_size: int = DEFAULT_BATCH_SIZE,
         timeout_s: float | None = None,
@@ -78,6 +79,9 @@ class ClientApi(ChannelOwner, EncodeApi, ABC):
                 no further than the server has room for, so the iterable may be endless.
                 `AsyncClient` also takes asynchronous iterables.
             model: The id or an alias of a model; "" for the server's default.
+            with_spans: Late chunking: whether each input comes with its chunks, as `chunk_spans`
+                of `embed` names them: (text, spans), or (id, text, spans), or a dict of (text,
+                spans) by id.
             order: The order of the results: that of the inputs, or "completion", which is
                 faster.
             batch_size: The limit of inputs in one message. An input waits until its message is

@@ -1,9 +1,16 @@
 """Checks texts before they are sent."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 # Texts, or pairs of texts.
 ClassifyInputs = Iterable[str] | Iterable[tuple[str, str]]
+# The chunks of one text: where they start and end, in characters.
+Spans: TypeAlias = Sequence[tuple[int, int]]
+
+
+_NUMBER_MAX = 2**31 - 1
 
 
 def valid_texts(field: str, texts: Iterable[str]) -> list[str]:
@@ -71,6 +78,29 @@ def valid_text(field: str, text: str) -> str:
             # Without its cause, which holds the text.
             raise ValueError(f"{field} has a lone surrogate at character {error.start}") from None
     return text
+
+
+def valid_spans(field: str, spans: Any) -> Spans:
+    """Return the spans of a text as tuples.
+
+    Args:
+        field: The name of the input, for errors.
+        spans: Where each starts and ends; an array [spans, 2] will do.
+
+    Raises:
+        TypeError: They are no pairs of whole numbers.
+        ValueError: A number is too large for the contract.
+    """
+    try:
+        pairs = [(operator.index(start), operator.index(end)) for start, end in spans]
+    except (TypeError, ValueError):
+        raise TypeError(f"the spans of {field} are not all pairs of whole numbers") from None
+    for index, pair in enumerate(pairs):
+        if not all(-_NUMBER_MAX <= number <= _NUMBER_MAX for number in pair):
+            raise ValueError(
+                f"span {index} of {field} has a number beyond {_NUMBER_MAX}, the limit"
+            )
+    return pairs
 
 
 def text_problem(value: object) -> str:

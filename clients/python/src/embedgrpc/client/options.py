@@ -16,7 +16,7 @@ from embedgrpc.client.enums import (
     Truncation,
     enum_value,
 )
-from embedgrpc.client.inputs import valid_text
+from embedgrpc.client.inputs import Spans, valid_text
 from embedgrpc.client.suggestions import quote, suggest
 from embedgrpc.v1 import (
     classify_service_pb2,
@@ -57,7 +57,7 @@ class EmbedOptions(TypedDict, total=False):
             default.
         chunk_sentences: Return a vector for every so many sentences of a text.
         chunk_spans: For each text the chunks to return vectors of: where they start and end, in
-            characters. `embed` only.
+            characters. For `embed`; the inputs of `embed_stream` have their own, `with_spans`.
         priority: "interactive" runs first and is refused under overload; "bulk" runs with what
             is left. By default, streams are "bulk".
     """
@@ -76,7 +76,7 @@ class EmbedOptions(TypedDict, total=False):
     chunk_tokens: int
     chunk_overlap: int
     chunk_sentences: int
-    chunk_spans: Sequence[Sequence[tuple[int, int]]] | None
+    chunk_spans: Sequence[Spans] | None
     priority: Priority | None
 
 
@@ -197,16 +197,13 @@ def _chunking(options: EmbedOptions) -> pb.Chunking | None:
         return pb.Chunking(sentences=pb.ChunkBySentences(count=count))
     if spans is None:
         return None
-    return pb.Chunking(
-        spans=pb.ChunkBySpans(
-            texts=[
-                pb.TextSpans(
-                    character_starts=[start for start, _ in of_text],
-                    character_ends=[end for _, end in of_text],
-                )
-                for of_text in spans
-            ]
-        )
+    return pb.Chunking(spans=pb.ChunkBySpans(texts=map(text_spans, spans)))
+
+
+def text_spans(spans: Spans) -> pb.TextSpans:
+    """Build the message of one text's spans."""
+    return pb.TextSpans(
+        character_starts=[start for start, _ in spans], character_ends=[end for _, end in spans]
     )
 
 

@@ -262,12 +262,14 @@ class StreamEmbedBatch(_message.Message):
     def __init__(self, inputs: _Optional[_Iterable[_Union[StreamEmbedInput, _Mapping]]] = ...) -> None: ...
 
 class StreamEmbedInput(_message.Message):
-    __slots__ = ("id", "text")
+    __slots__ = ("id", "text", "spans")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    spans: TextSpans
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., spans: _Optional[_Union[TextSpans, _Mapping]] = ...) -> None: ...
 
 class StreamEmbedResponse(_message.Message):
     __slots__ = ("ready", "results")
