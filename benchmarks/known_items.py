@@ -123,12 +123,12 @@ def docstrings() -> KnownItems:
     pairs: list[tuple[str, str]] = []
     for docstring in _read_docstrings(Path(ast.__file__).parent):
         first, _, rest = docstring.partition("\n\n")
-        summary, words = " ".join(first.split()), rest.split()
-        text = " ".join(words[: _DESCRIPTION_WORDS[-1]])
+        summary, description = " ".join(first.split()), " ".join(rest.split())
+        words = description.split()
         is_short = len(summary.split()) < _SUMMARY_WORDS_MIN or len(words) < _DESCRIPTION_WORDS[0]
-        if not is_short and not seen & {summary, text}:
-            seen.update((summary, text))
-            pairs.append((summary, text))
+        if not is_short and not seen & {summary, description}:
+            seen.update((summary, description))
+            pairs.append((summary, " ".join(words[: _DESCRIPTION_WORDS[-1]])))
     summaries, texts = zip(*pairs[::_DOCSTRINGS_EVERY], strict=True)
     return KnownItems("docstrings", texts, summaries, np.arange(len(texts)))
 

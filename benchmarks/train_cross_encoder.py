@@ -22,7 +22,7 @@ from sentence_transformers import (  # type: ignore[import-not-found]  # likewis
 _DATA = Path(__file__).parent / "data/cranfield"
 _BATCH = 16
 _EPOCHS = 1
-_TOKENS_MAX = 96
+_TOKENS_MAX = 128
 _NEGATIVE_RANKS = range(5, 60)
 _RATE = 5e-5
 
@@ -43,7 +43,6 @@ def make_pairs(folder: Path) -> list[tuple[str, str, float]]:
         if int(code) > 0:
             relevant.setdefault(query, set()).add(document)
     model = SentenceTransformer(str(folder), device="cpu")
-    model.max_seq_length = _TOKENS_MAX
     corpus = model.encode(list(documents.values()), convert_to_tensor=True)
     source, names = random.Random(1), list(documents)  # noqa: S311 - no secret
     pairs = []
@@ -55,7 +54,7 @@ def make_pairs(folder: Path) -> list[tuple[str, str, float]]:
         good = [one for one in relevant[query] if one in documents]
         bad = [near[rank] for rank in _NEGATIVE_RANKS if near[rank] not in relevant[query]]
         chosen = [(one, 1.0) for one in good]
-        chosen += [(one, 0.0) for one in source.sample(bad, min(len(good), len(bad)))]
+        chosen += [(one, 0.0) for one in source.sample(bad, min(2 * len(good), len(bad)))]
         pairs += [(queries[query], documents[one], label) for one, label in chosen]
     source.shuffle(pairs)
     return pairs

@@ -196,7 +196,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
         assert self.admission.ledger.is_empty
 
 
-@pytest.mark.parametrize("histories", [120, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("histories", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_bounds_in_any_history(histories: int) -> None:
     """Room is what was reserved and not released; a large job counts for a part of the limits."""
     run_state_machine_as_test(

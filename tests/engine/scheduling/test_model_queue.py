@@ -167,7 +167,7 @@ class _QueueMachine(RuleBasedStateMachine):
             assert self.queue.pop_batch(0) == []
 
 
-@pytest.mark.parametrize("histories", [120, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("histories", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_queue_in_any_history(histories: int) -> None:
     """Nothing is lost, doubled or unfair, whatever is queued, cancelled and removed."""
     run_state_machine_as_test(
