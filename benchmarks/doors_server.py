@@ -6,6 +6,7 @@ Prints the addresses of both ports as a line of JSON.
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,5 +80,7 @@ async def _serve(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    # As `embedgrpc serve` sets it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(sys.argv[1]))

@@ -1,7 +1,7 @@
 """Measure single calls at a steady rate on an idle machine, and the CPU time that they cost.
 
 uv run python -m benchmarks.lone [--weight-type TYPE] [--interval-ms N] [--calls N] [--rounds N]
-    [--against FLAGS]
+    [--against FLAGS]...
 
 Beside the server runs a bare session whose threads spin after each run as long as ONNX Runtime's do
 by default. They take turns. The ratios are to the session, in the same round.
@@ -57,12 +57,18 @@ def main() -> None:
     parser.add_argument("--interval-ms", type=float, default=100, help="time between two calls")
     parser.add_argument("--calls", type=int, default=30, help="calls in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--against", metavar="FLAGS", help="also measure a server with these flags")
+    parser.add_argument(
+        "--against",
+        metavar="FLAGS",
+        action="append",
+        default=[],
+        help="also measure a server with these flags; may be given several times",
+    )
     parsed = parser.parse_args()
     print("| a lone call | | p50 | ratio | CPU of a call | ratio |\n|---|---|---|---|---|---|")
     with ExitStack() as resources:
         subjects = [_session(resources, parsed.weight_type)]
-        flags = [""] if parsed.against is None else ["", parsed.against]
+        flags = ["", *parsed.against]
         subjects += [_served(resources, parsed.weight_type, one) for one in flags]
         for workload in (workloads.short(), workloads.passages()):
             for subject in subjects:

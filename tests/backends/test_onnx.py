@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,17 @@ from embedgrpc.backends import onnx, onnx_sessions
 from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch, RunContext
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
+from embedgrpc.machine.affinity import thread_ids
 from embedgrpc.machine.cores import available_cores, processors_by_core
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
+from embedgrpc.server.settings.latency_modes import LATENCY_MODES, LatencyMode
 from tests.models.runner import FIXTURES, Runner
+
+# A share of a core, and how long threads may take to come to rest.
+_REST_SHARE = 0.005
+_REST_S_MAX = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +302,40 @@ def test_idle_threads_poll_as_long_as_set(graph_path: Path, spin_duration_us: in
         duration = options.get_session_config_entry("session.intra_op.spin_duration_us")
         assert duration == str(spin_duration_us)
     assert backend.run(_batch("sentence_embedding"))
+
+
+@pytest.mark.parametrize("mode", LATENCY_MODES)
+def test_threads_rest_in_every_mode(graph_path: Path, mode: LatencyMode) -> None:
+    """However long they spin after a run, they take no CPU time when none comes."""
+    threads = LATENCY_MODES[mode]
+    before = thread_ids()
+    backend = OnnxBackend(
+        graph_path,
+        device="cpu",
+        intra_op_threads=2,
+        spin_duration_us=threads.spin_duration_us,
+        pin_threads=threads.pin_threads,
+    )
+    assert backend.run(_batch("sentence_embedding"))
+
+    def used_ns() -> dict[int, int]:
+        used = {}
+        for one in thread_ids() - before:
+            # The thread that opened the session ends meanwhile.
+            with suppress(OSError):
+                stat = Path(f"/proc/self/task/{one}/schedstat").read_text()
+                used[one] = int(stat.split()[0])
+        return used
+
+    quiet, window_s, until = Event(), 0.2, time.monotonic() + _REST_S_MAX
+    while time.monotonic() < until:
+        earlier = used_ns()
+        quiet.wait(window_s)
+        more = [used - earlier[one] for one, used in used_ns().items() if one in earlier]
+        assert more, "the session has no thread of its own"
+        if sum(more) < _REST_SHARE * window_s * 1e9:
+            return
+    pytest.fail(f"the threads still spin after {_REST_S_MAX} s")
 
 
 def test_threads_of_a_run(graph_path: Path) -> None:

@@ -97,7 +97,7 @@ def _add_flag(group: Any, setting: str, info: FieldInfo) -> None:
         options |= {"action": _SetKey, "key": "source", "metavar": "[ID=]SOURCE"}
     elif get_origin(info.annotation) is tuple:
         options |= {"action": "append", "metavar": _metavar(setting, info)}
-    elif info.annotation is bool:
+    elif info.annotation in (bool, bool | None):
         options |= {"action": argparse.BooleanOptionalAction}
     else:
         options |= {"metavar": _metavar(setting, info)}

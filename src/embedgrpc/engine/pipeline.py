@@ -4,7 +4,10 @@ admit -> check the text -> tokenize -> prepare -> schedule -> run -> sink
 """
 
 import asyncio
+import copy
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+
+_logger = logging.getLogger(__name__)
 
 # Makes the sequences to run, or errors, from the tokenized texts. Called on a tokenizing thread.
 Prepare = Callable[[list[TokenizeResult]], "list[TokenSequence | errors.EngineError]"]
@@ -84,6 +89,10 @@ class Pipeline:
         self._tokenizing = tokenizing
         self._scheduler = scheduler
         self._locating = locating
+        # The jobs of a slice, on each tokenizing thread: they go to the scheduler together.
+        self._ready = threading.local()
+        for threads in filter(None, (tokenizing, locating)):
+            threads.after_slice = self._submit_ready
 
     async def run(self, inputs: Inputs, call: Call) -> "JobResult":
         """Run a job, and wait until all of its inputs are done.
@@ -213,11 +222,34 @@ class Pipeline:
             return
         if failures:
             self._scheduler.deliver(job, failures)
+        self._ready_jobs().append(job)
+
+    def _ready_jobs(self) -> list[Job]:
+        jobs: list[Job] = self._ready.__dict__.setdefault("jobs", [])
+        return jobs
+
+    def _submit_ready(self) -> None:
+        """Queue the jobs of a slice, so that a batch can hold all of them."""
+        jobs = self._ready_jobs()
+        if not jobs:
+            return
         try:
-            self._scheduler.submit(job)
+            self._scheduler.submit(*jobs)
         except errors.ShuttingDownError as error:
+            self._refuse(jobs, error)
+        except Exception as error:  # noqa: BLE001 - the thread must survive, and callers wait
+            fault = errors.EngineError.fault()
+            # Without its message, which may contain text.
+            _logger.error("fault while queueing", extra=fault.log_fields(error))  # noqa: TRY400
+            self._refuse(jobs, fault)
+        finally:
+            jobs.clear()
+
+    def _refuse(self, jobs: Sequence[Job], error: errors.EngineError) -> None:
+        """Fail what is left of some jobs, which cannot be queued."""
+        for job in jobs:
             left = [index for index, one in enumerate(job.sequences) if one is not None]
-            self._scheduler.deliver(job, [(left, error)])
+            self._scheduler.deliver(job, [(left, copy.copy(error))])
 
 
 def _expired() -> errors.DeadlineExpiredError:

@@ -24,6 +24,7 @@ from embedgrpc.server.settings.configuration import (
     flag_name,
     variable_name,
 )
+from embedgrpc.server.settings.latency_modes import LATENCY_MODES, BatchThreads
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
@@ -122,6 +123,8 @@ def other_value(setting: str) -> Any:
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",
         "drain_delay_s": 1.0,
+        "spin_duration_us": 50,
+        "pin_threads": False,
         "jwt_issuer": "https://other.example",
         "jwt_audience": "other",
         "jwt_algorithms": "ES384",
@@ -445,6 +448,8 @@ def test_file_is_named_by_variable_or_flag(monkeypatch: pytest.MonkeyPatch, tmp_
         ("reflection", "perhaps", "must be true or false"),
         ("max_unary_s", "0", "must be a number above 0 and at most 3600"),
         ("max_unary_s", "nan", "must be a number above 0 and at most 3600"),
+        ("latency_mode", "turbo", "must be efficient, balanced or fastest"),
+        ("spin_duration_us", "-1", "must be a whole number from 0 to 100000"),
         ("drain_delay_s", "inf", "must be a number from 0 to 600"),
         ("unix_socket_mode", "0999", "must be an octal mode"),
         ("readiness", "most", "must be default, all or any"),
@@ -539,6 +544,18 @@ def test_a_server_on_a_network_waits_for_load_balancers(address: str, drain_s: f
     assert Settings(address=address).drain_time_s == drain_s
     assert Settings(address=address, drain_delay_s=0).drain_time_s == 0
     assert Settings(address=address, drain_delay_s=1.5).drain_time_s == 1.5
+
+
+def test_a_latency_mode_decides_what_is_not_set() -> None:
+    """How long threads spin, and whether they have cores of their own."""
+    assert Settings().batch_threads == LATENCY_MODES["balanced"] == BatchThreads(100, True)
+    for mode, threads in LATENCY_MODES.items():
+        assert Settings(latency_mode=mode).batch_threads == threads
+        told = Settings(latency_mode=mode, spin_duration_us=7)
+        assert told.batch_threads == BatchThreads(7, threads.pin_threads)
+        for pin_threads in (False, True):
+            told = Settings(latency_mode=mode, pin_threads=pin_threads)
+            assert told.batch_threads == BatchThreads(threads.spin_duration_us, pin_threads)
 
 
 def test_unknown_key_is_refused(tmp_path: Path) -> None:

@@ -571,8 +571,8 @@ def test_a_batch_without_traced_calls_leaves_no_span() -> None:
 def test_a_batch_is_a_child_of_no_call() -> None:
     """The current span at the end of a batch does not become its parent."""
     batches = _Batches()
-    with batches.tracer.start_as_current_span("call"):
-        batches.finish([current_context()])
+    with batches.tracer.start_as_current_span("call") as running:
+        batches.finish([running.get_span_context()])
     batch, call = batches.spans()
     assert batch.parent is None
     assert [link.context for link in batch.links] == [call.context]

@@ -274,6 +274,9 @@ class Ledger:
         self._inputs[work_class] += inputs
         self._tokens[work_class] += tokens
         for held, amount in ((self._held_inputs, inputs), (self._held, tokens)):
-            held[work_class, caller] += amount
-            if not held[work_class, caller]:
-                del held[work_class, caller]
+            if amount:
+                left = held.get((work_class, caller), 0) + amount
+                if left:
+                    held[work_class, caller] = left
+                else:
+                    held.pop((work_class, caller), None)

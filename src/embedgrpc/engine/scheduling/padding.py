@@ -1,11 +1,22 @@
 """Pads sequences of different lengths into one rectangle."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from embedgrpc.backends.base import PaddedBatch
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+
+# The lengths of the rows of batches, which repeat.
+_KNOWN_LENGTHS = 512
+
+
+@lru_cache(_KNOWN_LENGTHS)
+def _steps(length: int) -> IntArray:
+    """Return the places of a row. `arange` lets other threads run, and then waits for its turn."""
+    return np.arange(length)
 
 
 def pad(
@@ -29,7 +40,7 @@ def pad(
     lengths = np.array([len(sequence.input_ids) for sequence in sequences])[:, None]
     # A static model has texts without tokens; graphs need an axis of 1 at least.
     longest = max(1, int(lengths.max()))
-    steps = np.arange(longest)
+    steps = _steps(longest)
     # All rows at once: with hundreds of short texts, a batch of a static model takes 1 ms.
     real = steps >= longest - lengths if left else steps < lengths
     input_ids = np.full(real.shape, pad_token_id, dtype=np.int64)

@@ -128,8 +128,8 @@ class Scheduler:
         """The limits of a batch."""
         return self._dispatcher.queue.budget
 
-    def submit(self, job: Job) -> None:
-        """Queue the sequences of a job, unless it was cancelled. From any thread.
+    def submit(self, *jobs: Job) -> None:
+        """Queue the sequences of some jobs, unless they were cancelled. From any thread.
 
         A sequence that equals a running one waits for that one's result.
 
@@ -137,23 +137,25 @@ class Scheduler:
             ShuttingDownError: The scheduler is closed.
         """
         now = time.monotonic()
-        queued = self._queue_up(job, now)
+        token_s = self._admission.seconds(1)
+        queued = [self._queue_up(job, now, token_s) for job in jobs]
         with self._changed:
             if self._closed:
                 raise errors.ShuttingDownError("the server is stopping")
-            if job.cancelled:
-                return
-            job.queued = queued
-            for one in queued:
-                if not self._running_entries.join(one):
-                    self._dispatcher.push(one, now)
+            for job, entries in zip(jobs, queued, strict=True):
+                if job.cancelled:
+                    continue
+                job.queued = entries
+                for one in entries:
+                    if not self._running_entries.join(one):
+                        self._dispatcher.push(one, now)
             self._wake_thread(now)
 
-    def _queue_up(self, job: Job, now: float) -> list[QueuedSequence]:
+    def _queue_up(self, job: Job, now: float, token_s: float) -> list[QueuedSequence]:
         """Make the queue entries of a job, with the times when they are due."""
         left = [(index, one) for index, one in enumerate(job.sequences) if one is not None]
         lengths = [len(one.input_ids) for _, one in left]
-        due = due_times(job.call, lengths, now=now, token_s=self._admission.seconds(1))
+        due = due_times(job.call, lengths, now=now, token_s=token_s)
         return [
             QueuedSequence(job, index, one, urgency)
             for (index, one), urgency in zip(left, due, strict=True)

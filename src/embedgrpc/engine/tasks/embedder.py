@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +31,9 @@ from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
+
+# Requests to a model name few different limits.
+_KNOWN_LIMITS = 64
 
 # The result of `pack`.
 Packed = TypeVar("Packed")
@@ -108,7 +112,7 @@ class Embedder:
             failures = dict(result.errors)
             if indices:
                 zero = self.has_no_direction(rows, spec)
-                if zero.any():
+                if zero is not None:
                     without = [indices[row] for row in zero.nonzero()[0].tolist()]
                     found = [
                         no_direction(_place(field, index, indexed=indexed)) for index in without
@@ -215,8 +219,8 @@ class Embedder:
             self.properties, self.graph_outputs, has_places=self.tokenizer.locator is not None
         )
 
-    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
-        """Return which dense vectors are zero but need unit length; bool [texts]."""
+    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_] | None:
+        """Return which dense vectors are zero but need unit length; bool [texts], None for none."""
         return has_no_direction(rows, spec, self.properties)
 
     def finish(
@@ -393,4 +397,7 @@ def read_limit_of(spec: EmbedSpec) -> ReadLimit | None:
     if spec.truncation is Truncation.NONE:
         # The error for a text that is too long states its number of tokens.
         return None
-    return ReadLimit(spec.max_tokens, from_end=spec.truncation is Truncation.START)
+    return _limit_reading(spec.max_tokens, from_end=spec.truncation is Truncation.START)
+
+
+_limit_reading = lru_cache(_KNOWN_LIMITS)(ReadLimit)

@@ -38,13 +38,14 @@ def outputs_of(spec: EmbedSpec, properties: ModelProperties) -> tuple[str, ...]:
 
 def has_no_direction(
     rows: OutputRows, spec: EmbedSpec, properties: ModelProperties
-) -> NDArray[np.bool_]:
-    """Return which dense vectors are zero but need unit length; bool [texts]."""
+) -> NDArray[np.bool_] | None:
+    """Return which dense vectors are zero but need unit length; bool [texts], None for none."""
     dense = _dense(rows, spec, properties)
-    if dense is None or not spec.normalize:
-        counts = [len(part) for part in (*rows.by_sequence.values(), *rows.by_token.values())]
-        return np.zeros(counts[0], np.bool_)
-    return np.asarray(~dense[:, : spec.dimensions].any(axis=1))
+    # Most vectors begin with another number than 0, which shows that at little cost.
+    if dense is None or not spec.normalize or all(dense[:, 0].tolist()):
+        return None
+    zero = ~dense[:, : spec.dimensions].any(axis=1)
+    return np.asarray(zero) if zero.any() else None
 
 
 def read_rows(

@@ -95,8 +95,8 @@ class RoutedEmbedder(Embedder):
         """Embed a health check's text by every route; return all numbers, float32 [n]."""
         return np.concatenate([await route.probe(text, call) for route in self.routes.values()])
 
-    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
-        """Return which dense vectors are zero but need unit length; bool [texts]."""
+    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_] | None:
+        """Return which dense vectors are zero but need unit length; bool [texts], None for none."""
         return self.routes[spec.route].has_no_direction(rows, spec)
 
     def finish(

@@ -140,7 +140,7 @@ class SimilarityReranker:
         failures = dict(result.errors)
         if kept:
             zero = self.embedder.has_no_direction(rows, spec)
-            if zero.any():
+            if zero is not None:
                 without = [kept[row] for row in zero.nonzero()[0].tolist()]
                 found = [no_direction(field_of(position)) for position in without]
                 if not partial:

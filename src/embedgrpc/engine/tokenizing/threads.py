@@ -8,7 +8,7 @@ first half is for short jobs. So a short query waits for about one slice, unless
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from embedgrpc.engine.errors import EngineError
@@ -71,9 +71,14 @@ class TokenizingThreads:
         tokenizer: Called from all threads.
         threads: Number of threads.
         name: Part of the threads' names.
+
+    Attributes:
+        after_slice: Called on a tokenizing thread, after the callbacks of the jobs of a slice. Must
+            not raise.
     """
 
     def __init__(self, tokenizer: TextEncoder, *, threads: int, name: str) -> None:
+        self.after_slice: Callable[[], None] = _nothing
         self._tokenizer = tokenizer
         self._waiting: dict[WorkClass, _Turns] = {work_class: _Turns() for work_class in WorkClass}
         self._changed = threading.Condition()
@@ -109,6 +114,7 @@ class TokenizingThreads:
                     return
                 turns = self._choose_class()
             self._tokenize(self._take(turns))
+            self.after_slice()
 
     def _choose_class(self) -> _Turns:
         """Choose the class of the next slice, one that has jobs. With the lock held."""
@@ -170,6 +176,10 @@ class TokenizingThreads:
             else:
                 # Behind the other jobs of its class, so that none waits for all of it.
                 self.submit(job)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _fail(tokenization: Tokenization, error: BaseException) -> None:

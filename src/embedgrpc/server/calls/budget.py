@@ -51,8 +51,8 @@ class Budget:
     held: int = 0
     # Up to this amount there is room for every caller.
     _uncontended: int = field(init=False)
-    _by_caller: dict[str, int] = field(default_factory=dict)
-    _by_connection: dict[Holder, int] = field(default_factory=dict)
+    _by_caller: dict[object, int] = field(default_factory=dict)
+    _by_connection: dict[object, int] = field(default_factory=dict)
     # A queue for each caller; the caller that was served last is last.
     _queues: dict[Holder, deque[_Waiter]] = field(default_factory=dict)
 
@@ -98,8 +98,12 @@ class Budget:
     def give_back(self, holder: Holder, amount: int) -> None:
         """Give back an amount, and serve the callers that wait for it."""
         self.held -= amount
-        _subtract(self._by_caller, holder.caller, amount)
-        _subtract(self._by_connection, holder, amount)
+        for amounts, key in ((self._by_caller, holder.caller), (self._by_connection, holder)):
+            left = amounts.get(key, 0) - amount
+            if left:
+                amounts[key] = left
+            else:
+                amounts.pop(key, None)
         if self._queues:
             self._serve_waiting()
 
@@ -157,11 +161,3 @@ class Budget:
             if self._queues:
                 # There may be room for the call behind it.
                 self._serve_waiting()
-
-
-def _subtract(amounts: dict, key: object, amount: int) -> None:  # type: ignore[type-arg]
-    left = amounts.get(key, 0) - amount
-    if left:
-        amounts[key] = left
-    else:
-        amounts.pop(key, None)

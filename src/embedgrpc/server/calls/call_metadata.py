@@ -57,6 +57,7 @@ def begin_call(
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
+    open_call = current_call()
     named = find_metadata(context, WORK_CLASS_KEY)
     if named is not None:
         if named not in _WORK_CLASSES:
@@ -67,13 +68,12 @@ def begin_call(
             )
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)
-    open_call = current_call()
     call = Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
         caller=open_call.caller.name
         if open_call is not None
-        else caller_of(context, settings.caller_metadata),
+        else caller_of(context, settings.caller_metadata, context.peer()),
         trace=current_context(),
         forwarded=forwarded_context(),
         meter=open_call.meter if open_call is not None else None,
@@ -82,7 +82,7 @@ def begin_call(
     return call
 
 
-def caller_of(context: Any, key: str) -> str:
+def caller_of(context: Any, key: str, peer: str) -> str:
     """Return the caller: what a trusted proxy says, or else the address without its port.
 
     So a client gets no larger share by opening more connections.
@@ -90,7 +90,7 @@ def caller_of(context: Any, key: str) -> str:
     named = find_metadata(context, key) if key else None
     if named:
         return named if isinstance(named, str) else named.hex()
-    return _address(context.peer())
+    return _address(peer)
 
 
 @lru_cache(_KNOWN_PEERS_MAX)
@@ -101,7 +101,12 @@ def _address(peer: str) -> str:
 
 def find_metadata(context: Any, wanted: str) -> str | bytes | None:
     """Return the first value of a key of a call's metadata; None without one."""
-    for key, value in context.invocation_metadata() or ():
+    call = current_call()
+    if call is not None and call.context is context:
+        metadata = call.metadata
+    else:
+        metadata = context.invocation_metadata() or ()
+    for key, value in metadata:
         if key == wanted:
             found: str | bytes = value
             return found

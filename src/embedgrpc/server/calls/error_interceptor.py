@@ -135,7 +135,7 @@ class _Method:
 
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Read the request and run the handler."""
-        check_metadata_size(context.invocation_metadata())
+        check_metadata_size(call.metadata)
         await self._calls.admit(call, self._need)
         if self._needs_place:
             self._calls.take_place(call)

@@ -15,10 +15,8 @@ shut-down".
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from embedgrpc.engine.errors import EngineError
@@ -46,16 +44,11 @@ class ShutdownGate(HandlerInterceptor):
         self._open.set()
         self._arrivals = 0
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Hold the call while the gate is closed; gRPC calls this."""
+    async def arrive(self) -> None:
+        """Count a call, and hold it while the gate is closed."""
         self._arrivals += 1
         if not self._open.is_set():
             await self._open.wait()
-        return await super().intercept_service(continuation, handler_call_details)
 
     def wrap(self, handler: Any, method: str) -> Any:
         """Return a handler whose calls end only while the gate is open."""
@@ -77,7 +70,8 @@ class ShutdownGate(HandlerInterceptor):
                 await self._open.wait()
             return response
 
-        return make_handler(handler, answer)
+        # What is around it forgets the frames of its exceptions.
+        return make_handler(handler, answer, forgets=False)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Stop the server of this interceptor, with a grace for the open calls."""

@@ -19,7 +19,7 @@ from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
 from embedgrpc.server.identity.authenticator import Identity
 from embedgrpc.server.rates.account import Account, estimate_tokens
-from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
+from embedgrpc.server.rpc.errors import Metadata, message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
 from embedgrpc.server.telemetry.call_record import CallRecord
 
@@ -54,6 +54,7 @@ class OpenCall:
         identity: What proved who called; None where nothing did.
         end: Ends the call in good order, where it can do that.
         context: gRPC's context of the call.
+        metadata: What its client sent before any message; gRPC makes a copy at every question.
         record: What logs and metrics say of it.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
@@ -78,6 +79,7 @@ class OpenCall:
         "end",
         "holder",
         "identity",
+        "metadata",
         "placed",
         "record",
         "request_id",
@@ -107,7 +109,8 @@ class OpenCall:
         self.end: Callable[[EngineError], None] | None = None
         self.context = context
         self.record = record
-        self.request_id = find_request_id(context.invocation_metadata())
+        self.metadata: Metadata = context.invocation_metadata() or ()
+        self.request_id = find_request_id(self.metadata)
         if self.request_id:
             context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
         self.placed = False
@@ -400,6 +403,7 @@ class OpenCall:
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
         self.context = self.end = self.record.metadata = None
+        self.metadata = ()
 
 
 def _adjust(budget: Budget, holder: Holder, amount: int) -> None:

@@ -83,9 +83,10 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        name = caller_of(context, self._caller_metadata)
+        peer = context.peer()
+        name = caller_of(context, self._caller_metadata, peer)
         caller = anonymous(name, has_rights=self.authenticator is None)
-        holder = _holder(caller.name, context.peer())
+        holder = _holder(caller.name, peer)
         call = self._open[task] = kind(self.limits, caller, holder, context, record)
         record.span = current_context()
         record.metadata = context.invocation_metadata

@@ -1,6 +1,7 @@
 """Checks single fields of requests. Errors name the field, its value or size, and the limit."""
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
@@ -32,13 +33,18 @@ def check_not_negative(value: int, *, field: str) -> None:
 
 def check_enum(enum: Any, value: int, *, field: str) -> None:
     """Check that an enum has a number; proto3 keeps unknown numbers."""
-    if value not in enum.values():
+    if value not in _numbers_of(enum):
         known = list_names([f"{name} ({number})" for name, number in enum.items()])
         raise InvalidRequestError(
             f"{field} is {value}; {enum.DESCRIPTOR.name} has {known}",
             field=field,
             metadata={"label": "UNKNOWN_ENUM_VALUE", "value": str(value)},
         )
+
+
+@cache
+def _numbers_of(enum: Any) -> frozenset[int]:
+    return frozenset(enum.values())
 
 
 def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None:

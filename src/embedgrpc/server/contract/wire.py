@@ -7,6 +7,7 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 """
 
 import struct
+from functools import lru_cache
 
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
@@ -25,12 +26,18 @@ _ENCODINGS = {
 }
 _TOKEN_VECTORS_FIELD = 7
 _CHUNKS_FIELD = 8
+# A float32.
+_SCALE_BYTES = 4
 _TRUNCATED = b"\x28\x01"
 DELIMITED = 2
 VARINT = 0
 FIXED32 = 5
+# Lengths and counts repeat; so do the frames of a model's vectors.
+_KNOWN_VARINTS = 4096
+_KNOWN_FRAMES = 256
 
 
+@lru_cache(_KNOWN_VARINTS)
 def varint(value: int) -> bytes:
     """Encode a number of 0 or more, seven bits per byte, the lowest first."""
     out = bytearray()
@@ -41,6 +48,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+@lru_cache(_KNOWN_VARINTS)
 def tag(field: int, wire_type: int) -> bytes:
     """Encode the key of a field."""
     return varint(field << 3 | wire_type)
@@ -92,22 +100,38 @@ def _dense_wires(encoded: EncodedRows) -> list[bytes]:
     """Encode the field `dense` of each text."""
     row_bytes = encoded.data.shape[1] * encoded.data.itemsize
     data = encoded.data.tobytes()
-    head = tag(_values_field(encoded), DELIMITED) + varint(row_bytes)
-    tail = _shape(encoded)
-    size = len(head) + row_bytes + len(tail)
-    tails = [tail] * len(encoded.data)
-    if encoded.scales is not None:
-        # A scale of 0 is left out: a missing field means 0.
-        scale_tag = tag(5, FIXED32)
-        tails = [
-            tail + scale_tag + struct.pack("<f", scale) if scale else tail
-            for scale in encoded.scales.tolist()
-        ]
-    heads = {extra: tag(1, DELIMITED) + varint(size + extra) + head for extra in (0, 5)}
+    rows = [data[start : start + row_bytes] for start in range(0, len(data), row_bytes)]
+    shape = (encoded.encoding, encoded.dimensions, row_bytes)
+    head, tail = _dense_frame(*shape)
+    if encoded.scales is None:
+        return [head + row + tail for row in rows]
+    scale_tag = tag(5, FIXED32)
+    scaled_head, _ = _dense_frame(*shape, extra=len(scale_tag) + _SCALE_BYTES)
     return [
-        heads[len(own_tail) - len(tail)] + data[row * row_bytes : (row + 1) * row_bytes] + own_tail
-        for row, own_tail in enumerate(tails)
+        # A scale of 0 is left out: a missing field means 0.
+        scaled_head + row + tail + scale_tag + struct.pack("<f", scale)
+        if scale
+        else head + row + tail
+        for row, scale in zip(rows, encoded.scales.tolist(), strict=True)
     ]
+
+
+@lru_cache(_KNOWN_FRAMES)
+def _dense_frame(
+    encoding: Encoding, dimensions: int, row_bytes: int, *, extra: int = 0
+) -> tuple[bytes, bytes]:
+    """Return what stands before and after the numbers in the field `dense`.
+
+    Args:
+        encoding: The format of the numbers.
+        dimensions: Numbers per vector.
+        row_bytes: The bytes of the numbers.
+        extra: The bytes that follow in the same field.
+    """
+    head = tag(_values_field(encoding), DELIMITED) + varint(row_bytes)
+    tail = _shape(encoding, dimensions)
+    size = len(head) + row_bytes + len(tail) + extra
+    return tag(1, DELIMITED) + varint(size) + head, tail
 
 
 def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
@@ -152,24 +176,19 @@ def _rows_wire(encoded: EncodedRows) -> bytes:
     """Encode a `MultiVector`."""
     rows = len(encoded.data)
     return (
-        _packed(_values_field(encoded), encoded.data.tobytes())
-        + _shape(encoded)
+        _packed(_values_field(encoded.encoding), encoded.data.tobytes())
+        + _shape(encoded.encoding, encoded.dimensions)
         + (tag(5, VARINT) + varint(rows) if rows else b"")
         + (_packed(6, encoded.scales.tobytes()) if encoded.scales is not None else b"")
     )
 
 
-def _values_field(encoded: EncodedRows) -> int:
-    return 1 if encoded.encoding is Encoding.FLOAT32 else 2
+def _values_field(encoding: Encoding) -> int:
+    return 1 if encoding is Encoding.FLOAT32 else 2
 
 
-def _shape(encoded: EncodedRows) -> bytes:
-    return (
-        tag(3, VARINT)
-        + varint(_ENCODINGS[encoded.encoding])
-        + tag(4, VARINT)
-        + varint(encoded.dimensions)
-    )
+def _shape(encoding: Encoding, dimensions: int) -> bytes:
+    return tag(3, VARINT) + varint(_ENCODINGS[encoding]) + tag(4, VARINT) + varint(dimensions)
 
 
 def _packed(field: int, data: bytes) -> bytes:

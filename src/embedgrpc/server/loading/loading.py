@@ -73,8 +73,8 @@ def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backe
         device=device,
         lanes=settings.lanes,
         intra_op_threads=settings.intra_op_threads,
-        spin_duration_us=settings.spin_duration_us,
-        pin_threads=settings.pin_threads,
+        spin_duration_us=settings.batch_threads.spin_duration_us,
+        pin_threads=settings.batch_threads.pin_threads,
         gpu_mem_limit_bytes=settings.gpu_memory_bytes,
     )
 

@@ -43,6 +43,7 @@ from embedgrpc.server.process.model_drain import ModelDrain
 from embedgrpc.server.process.model_startup import ModelStartup
 from embedgrpc.server.process.reloading import ReloadableFiles, Reloading
 from embedgrpc.server.process.running_models import RunningModels
+from embedgrpc.server.rpc.handlers import InterceptorChain
 from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
@@ -250,10 +251,9 @@ class Server:
         backstop = limits.backstop(settings.address)
         _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
-        interceptors: list[Any] = [
-            activity,
-            ErrorInterceptor(self.open_calls, max_fields=settings.max_fields),
-            gate,
+        errors = ErrorInterceptor(self.open_calls, max_fields=settings.max_fields)
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            InterceptorChain([activity, errors, gate], gate=gate)
         ]
         try:
             tracing = configure_tracing(version("embedgrpc"), os.environ)

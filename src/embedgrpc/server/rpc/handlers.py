@@ -1,7 +1,7 @@
 """Helps interceptors to wrap handlers of any call shape."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ class HandlerInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Return the wrapped handler of a call; gRPC calls this."""
+        await self.arrive()
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -37,9 +38,46 @@ class HandlerInterceptor(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method] = self.wrap(handler, method)
         return wrapped
 
+    async def arrive(self) -> None:
+        """Let a call pass, before its handler is found."""
+
     @abstractmethod
     def wrap(self, handler: Any, method: str) -> Any:
         """Return a handler in place of that of a method."""
+
+
+class InterceptorChain(grpc.aio.ServerInterceptor):
+    """Runs several interceptors as one: with each of its own, gRPC asks all of them at every call.
+
+    Args:
+        interceptors: The interceptors, the outermost first.
+        gate: The one of them whose `arrive` calls have to pass.
+    """
+
+    def __init__(
+        self, interceptors: Sequence[HandlerInterceptor], *, gate: HandlerInterceptor
+    ) -> None:
+        self._interceptors = interceptors
+        self._gate = gate
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the wrapped handler of a call; gRPC calls this."""
+        await self._gate.arrive()
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            wrapped = await continuation(handler_call_details)
+            if wrapped is None:
+                return None
+            for one in reversed(self._interceptors):
+                wrapped = one.wrap(wrapped, method)
+            self._wrapped[method] = wrapped
+        return wrapped
 
 
 def behavior_of(handler: Any) -> Any:
@@ -49,13 +87,19 @@ def behavior_of(handler: Any) -> Any:
     )
 
 
-def make_handler(handler: Any, behavior: Any) -> Any:
+def make_handler(handler: Any, behavior: Any, *, forgets: bool = True) -> Any:
     """Return a handler of the same call shape with another coroutine function.
 
     The function may return a message, or its serialised bytes.
+
+    Args:
+        handler: The handler.
+        behavior: The function.
+        forgets: Whether its exceptions forget their frames; see `forgetting`.
     """
     make = _MAKERS[handler.request_streaming, handler.response_streaming]
-    return make(forgetting(behavior), handler.request_deserializer, serializer_of(handler))
+    behavior = forgetting(behavior) if forgets else behavior
+    return make(behavior, handler.request_deserializer, serializer_of(handler))
 
 
 def make_reading_handler(handler: Any, behavior: Any) -> Any:

@@ -1,6 +1,7 @@
 """EmbeddingService: reads requests, runs them, and writes responses in wire form."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings
@@ -16,6 +17,8 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
 
 _EMBEDDINGS_FIELD = 1
+_USAGE_FIELD = 5
+_KNOWN_MODELS = 64
 
 
 class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
@@ -65,12 +68,11 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
 def _pack(embedded: EmbeddedBatch) -> bytes:
     """Return an `EmbedResponse` in wire form."""
     loaded, result = embedded.loaded, embedded.result
-    response = embedding_service_pb2.EmbedResponse(
-        model=embedded.served.id, revision=loaded.revision, fingerprint=loaded.fingerprint
-    )
+    model = _model_wire(embedded.served.id, loaded.revision, loaded.fingerprint)
+    usage = b""
     wires: Sequence[bytes] = ()
     if result.embeddings is not None:
-        response.usage.CopyFrom(usage_of(result.embeddings))
+        usage = delimited(_USAGE_FIELD, usage_of(result.embeddings).SerializeToString())
         wires = embedding_wires(
             result.embeddings,
             encoding=embedded.encoding,
@@ -79,7 +81,15 @@ def _pack(embedded: EmbeddedBatch) -> bytes:
     if result.failures:
         wires = _with_failures(wires, result)
     parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
-    return b"".join([*parts, response.SerializeToString()])
+    return b"".join([*parts, model, usage])
+
+
+@lru_cache(_KNOWN_MODELS)
+def _model_wire(model: str, revision: str, fingerprint: str) -> bytes:
+    """Return the fields of an `EmbedResponse` that say which model answered, in wire form."""
+    return embedding_service_pb2.EmbedResponse(
+        model=model, revision=revision, fingerprint=fingerprint
+    ).SerializeToString()
 
 
 def _with_failures(wires: Sequence[bytes], result: BatchResult) -> list[bytes]:

@@ -187,7 +187,7 @@ class _Packer:
         """Encode embeddings; see `PackRows`."""
         zero = self.embedder.has_no_direction(rows, self.spec)
         without: list[int] = []
-        if zero.any():
+        if zero is not None:
             without = [indices[row] for row in zero.nonzero()[0].tolist()]
             kept = (~zero).nonzero()[0].tolist()
             indices, rows = [indices[row] for row in kept], rows.keep(kept)

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,7 @@ from pydantic import (
 
 from embedgrpc.models.sources.triton_source import join_endpoints
 from embedgrpc.models.validation.limits import ValidationLimits
+from embedgrpc.server.settings.latency_modes import LATENCY_MODES, BatchThreads, LatencyMode
 from embedgrpc.server.settings.model_settings import (
     ModelSettings,
     check_names,
@@ -311,17 +313,25 @@ class Settings(BaseModel):
         default=0,
         description="CPU threads that run one batch. 0 uses every core",
     )
-    spin_duration_us: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        default=100,
+    latency_mode: LatencyMode = Field(
+        default="balanced",
+        description="How much CPU time the latency of lone calls may cost: efficient takes the"
+        " least, fastest keeps the model threads awake while calls come. It decides"
+        " spin_duration_us and pin_threads where they are not set",
+    )
+    spin_duration_us: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
         description="How long a model thread spins while it waits for its next piece of a batch,"
         " before it sleeps. 0 never spins. 100 avoids most of the cost of waking it and leaves the"
-        " cores to other work",
+        " cores to other work. The default is latency_mode's",
     )
-    pin_threads: bool = Field(
-        default=True,
+    pin_threads: bool | None = Field(
+        default=None,
         description="Keep the threads of a single text that runs alone on cores of their own, where"
         " the server has as many model threads as cores. Otherwise the kernel may let them share"
-        " one core. False always leaves the choice to the kernel",
+        " one core. False always leaves the choice to the kernel. The default is latency_mode's",
     )
     lanes: Annotated[int, Field(ge=0, le=64)] = Field(
         default=0,
@@ -567,6 +577,16 @@ class Settings(BaseModel):
     def is_local(self) -> bool:
         """Whether only this machine can reach the addresses for calls."""
         return all(map(_is_local, filter(None, (self.address, self.http_address))))
+
+    @property
+    def batch_threads(self) -> BatchThreads:
+        """How the threads of a batch wait, and where they run."""
+        threads = LATENCY_MODES[self.latency_mode]
+        if self.spin_duration_us is not None:
+            threads = replace(threads, spin_duration_us=self.spin_duration_us)
+        if self.pin_threads is not None:
+            threads = replace(threads, pin_threads=self.pin_threads)
+        return threads
 
     @property
     def drain_time_s(self) -> float:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from opentelemetry import trace
-from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
@@ -24,6 +22,7 @@ from embedgrpc.server.telemetry.tracing import (
     Metadata,
     caller_context,
     peer_attributes,
+    running_in,
 )
 
 _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
@@ -77,15 +76,14 @@ class HttpTracer:
         )
         if span.is_recording() and (request_id := find_request_id(request.metadata)):
             span.set_attribute(Attribute.HTTP_REQUEST_HEADER_REQUEST_ID, (request_id,))
-        token = attach(trace.set_span_in_context(span, parent))
-        try:
-            yield span
-        except asyncio.CancelledError as error:
-            span.set_attribute(Attribute.ERROR_TYPE, type(error).__qualname__)
-            raise
-        finally:
-            detach(token)
-            span.end()
+        with running_in(span, parent):
+            try:
+                yield span
+            except asyncio.CancelledError as error:
+                span.set_attribute(Attribute.ERROR_TYPE, type(error).__qualname__)
+                raise
+            finally:
+                span.end()
 
 
 def set_status(span: Span, status: int) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -114,17 +115,32 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
         )
         if span.is_recording() and (request_id := find_request_id(metadata)):
             span.set_attribute(Attribute.RPC_REQUEST_METADATA_REQUEST_ID, (request_id,))
-        token = attach(trace.set_span_in_context(span, parent))
-        try:
-            yield
-        except BaseException as error:
-            _set_outcome(span, context, error)
-            raise
-        else:
-            _set_outcome(span, context, None)
-        finally:
-            detach(token)
-            span.end()
+        with running_in(span, parent):
+            try:
+                yield
+            except BaseException as error:
+                _set_outcome(span, context, error)
+                raise
+            else:
+                _set_outcome(span, context, None)
+            finally:
+                span.end()
+
+
+# OpenTelemetry's own way to the current span takes half a microsecond, and a call asks for it five
+# times.
+_current: Final[ContextVar[Span]] = ContextVar("span", default=trace.INVALID_SPAN)
+
+
+@contextmanager
+def running_in(span: Span, parent: Context) -> Iterator[None]:
+    """Make a span that of the running call inside the `with` block, here and for OpenTelemetry."""
+    token, own = attach(trace.set_span_in_context(span, parent)), _current.set(span)
+    try:
+        yield
+    finally:
+        _current.reset(own)
+        detach(token)
 
 
 def describe_call(
@@ -152,7 +168,7 @@ def describe_call(
     if record is not None:
         record.tokens += input_tokens
         input_tokens = record.tokens
-    span = trace.get_current_span()
+    span = _current.get()
     if not span.is_recording():
         return
     attributes: dict[str, AttributeValue] = {
@@ -174,13 +190,13 @@ def caller_context(metadata: Metadata) -> Context:
 
 def current_context() -> SpanContext | None:
     """Return the context of the running call's span, for links; None where none is recorded."""
-    span = trace.get_current_span()
+    span = _current.get()
     return span.get_span_context() if span.is_recording() else None
 
 
 def forwarded_context() -> tuple[tuple[str, str], ...]:
     """Return the metadata that carries the running call's trace to other servers."""
-    if not trace.get_current_span().get_span_context().is_valid:
+    if not _current.get().get_span_context().is_valid:
         return ()
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
