@@ -66,6 +66,49 @@ class Inputs:
         return estimate_tokens(self.size_bytes, self.sequences, self.max_tokens)
 
 
+class _ReadyJobs:
+    """Collects the jobs of a slice on each tokenizing thread, so that a batch can hold all of them.
+
+    Args:
+        scheduler: Runs them.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._local = threading.local()
+
+    def put(self, job: Job) -> None:
+        """Keep a job until `submit`. On a tokenizing thread."""
+        self._jobs().append(job)
+
+    def submit(self) -> None:
+        """Queue what this thread has put."""
+        jobs = self._jobs()
+        if not jobs:
+            return
+        try:
+            self._scheduler.submit(*jobs)
+        except errors.ShuttingDownError as error:
+            self._refuse(jobs, error)
+        except Exception as error:  # noqa: BLE001 - the thread must survive, and callers wait
+            fault = errors.EngineError.fault()
+            # Without its message, which may contain text.
+            _logger.error("fault while queueing", extra=fault.log_fields(error))  # noqa: TRY400
+            self._refuse(jobs, fault)
+        finally:
+            jobs.clear()
+
+    def _jobs(self) -> list[Job]:
+        jobs: list[Job] = self._local.__dict__.setdefault("jobs", [])
+        return jobs
+
+    def _refuse(self, jobs: Sequence[Job], error: errors.EngineError) -> None:
+        """Fail what is left of some jobs, which cannot be queued."""
+        for job in jobs:
+            left = [index for index, one in enumerate(job.sequences) if one is not None]
+            self._scheduler.deliver(job, [(left, copy.copy(error))])
+
+
 class Pipeline:
     """Runs jobs for one model: admission, tokenization, scheduling.
 
@@ -89,10 +132,10 @@ class Pipeline:
         self._tokenizing = tokenizing
         self._scheduler = scheduler
         self._locating = locating
-        # The jobs of a slice, on each tokenizing thread: they go to the scheduler together.
-        self._ready = threading.local()
+        self._ready = _ReadyJobs(scheduler)
         for threads in filter(None, (tokenizing, locating)):
-            threads.after_slice = self._submit_ready
+            # Not a method of this object: a closed model is freed without the garbage collector.
+            threads.after_slice = self._ready.submit
 
     async def run(self, inputs: Inputs, call: Call) -> "JobResult":
         """Run a job, and wait until all of its inputs are done.
@@ -222,34 +265,7 @@ class Pipeline:
             return
         if failures:
             self._scheduler.deliver(job, failures)
-        self._ready_jobs().append(job)
-
-    def _ready_jobs(self) -> list[Job]:
-        jobs: list[Job] = self._ready.__dict__.setdefault("jobs", [])
-        return jobs
-
-    def _submit_ready(self) -> None:
-        """Queue the jobs of a slice, so that a batch can hold all of them."""
-        jobs = self._ready_jobs()
-        if not jobs:
-            return
-        try:
-            self._scheduler.submit(*jobs)
-        except errors.ShuttingDownError as error:
-            self._refuse(jobs, error)
-        except Exception as error:  # noqa: BLE001 - the thread must survive, and callers wait
-            fault = errors.EngineError.fault()
-            # Without its message, which may contain text.
-            _logger.error("fault while queueing", extra=fault.log_fields(error))  # noqa: TRY400
-            self._refuse(jobs, fault)
-        finally:
-            jobs.clear()
-
-    def _refuse(self, jobs: Sequence[Job], error: errors.EngineError) -> None:
-        """Fail what is left of some jobs, which cannot be queued."""
-        for job in jobs:
-            left = [index for index, one in enumerate(job.sequences) if one is not None]
-            self._scheduler.deliver(job, [(left, copy.copy(error))])
+        self._ready.put(job)
 
 
 def _expired() -> errors.DeadlineExpiredError:
