@@ -134,22 +134,23 @@ def test_a_run_that_gives_way_leaves_the_cores_to_others(
     backend.run(batch, giving_way)  # in the first session: the second one is not open yet
     assert sessions._opener is not None
     sessions._opener.join()
-    policies: list[tuple[int, int]] = []
+    priorities: list[tuple[int, int]] = []
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     second = sessions._second
 
     class Watched:
         def run(self, *arguments: Any) -> Any:
             thread = threading.get_native_id()
-            policies.append((os.sched_getscheduler(0), thread))
+            priorities.append((os.getpriority(os.PRIO_PROCESS, thread), thread))
             return second.run(*arguments)
 
     monkeypatch.setattr(sessions, "_second", Watched())
     given_way = backend.run(batch, giving_way)["sentence_embedding"]
     np.testing.assert_array_equal(given_way, wanted)
-    ((policy, thread),) = policies
-    assert policy == os.SCHED_IDLE
+    ((niceness, thread),) = priorities
+    assert niceness == 19
     assert thread != threading.get_native_id()
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
     with (
         sessions.for_run(is_short=False, gives_way=True),
         sessions.for_run(is_short=False) as beside,
