@@ -11,8 +11,8 @@ import threading
 # A thread of normal priority gets about nine times the CPU time of one with this niceness. With
 # more, threads that compute are suspended while they hold the interpreter lock, and so all others.
 _NICENESS = 10
-# A thread of _NICENESS gets seven times the CPU time of one with this. Calls are hardly faster under
-# the policy SCHED_IDLE, and a busy program beside the server would all but stop bulk work then.
+# A thread of _NICENESS gets seven times the CPU time of one with this. The policy SCHED_IDLE makes
+# calls hardly faster, and a busy program beside the server would all but stop bulk work then.
 _NICENESS_GIVING_WAY = 19
 
 
