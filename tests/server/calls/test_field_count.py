@@ -29,7 +29,7 @@ def padded(fields: bytes) -> bytes:
 CASES = {
     "texts": (pb.EmbedRequest(texts=["a", "", "b"]).SerializeToString(), 3),
     "options": (pb.EmbedRequest(options=pb.EmbedOptions(dimensions=9)).SerializeToString(), 2),
-    "packed numbers": (delimited(3, delimited(1, bytes(17))), 1 + 1 + 3),
+    "packed numbers": (delimited(3, delimited(1, bytes(130))), 1 + 1 + 2),
     "unknown fields": (tag(99, 0) + varint(2**60) + delimited(98, b"\x12\x00" * 50), 2),
     "fixed numbers": (tag(90, 1) + bytes(8) + tag(91, 5) + bytes(4), 2),
     "a group": (tag(90, 3) + tag(91, 0) + b"\x01" + tag(90, 4), 3),
@@ -38,7 +38,7 @@ CASES = {
 
 @pytest.mark.parametrize(("fields", "count"), CASES.values(), ids=CASES)
 def test_fields_are_counted(fields: bytes, count: int) -> None:
-    """Each field counts, also in a nested message, and eight bytes of packed numbers as one."""
+    """Each field counts, also in a nested message, and 64 bytes of packed numbers as one."""
     data = padded(fields)
     assert not has_more_fields(data, REQUEST, count + 1)
     assert has_more_fields(data, REQUEST, count)

@@ -68,11 +68,12 @@ _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
 _CERTIFICATES_MAX = 64
-# Includes room for fields of later clients. In a stream an input has an id, and may have spans.
+# With spans; in a stream, an input also has an id. More fields would take longer to count than the
+# event loop may be held.
 _FIELDS_OF_AN_INPUT = 4
 _FIELDS_OF_A_STREAM_INPUT = 7
-# The spans of a message are 8192, which count as some 6000 fields.
-_OTHER_FIELDS = 7168
+# Includes the numbers of 8192 spans, which count as some 500 fields, and room for later clients.
+_OTHER_FIELDS = 1024
 
 # Bounds that several settings share.
 _Count = Annotated[int, Field(ge=1, le=65_536)]
