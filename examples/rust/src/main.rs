@@ -165,6 +165,8 @@ async fn embed_stream(
         .map(|(id, text)| StreamEmbedInput {
             id: id.clone(),
             text: text.clone(),
+            // New fields of the contract get their defaults.
+            ..Default::default()
         })
         .collect();
     let size = BATCH_SIZE.min(ready.max_batch_inputs as usize).min(window);

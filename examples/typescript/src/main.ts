@@ -19,7 +19,6 @@ import {
   EmbeddingServiceDefinition,
   ResultOrder,
   type StreamEmbedRequest,
-  StreamEmbedSetup,
 } from "./gen/embedgrpc/v1/embedding_service.js";
 import {
   type DeepPartial,
@@ -142,9 +141,9 @@ async function embedStream(
 async function* requests(
   texts: Map<string, string>,
   places: Places,
-): AsyncGenerator<StreamEmbedRequest> {
+): AsyncGenerator<DeepPartial<StreamEmbedRequest>> {
   const order = ResultOrder.RESULT_ORDER_COMPLETION;
-  yield { step: { $case: "setup", value: StreamEmbedSetup.fromPartial({ order }) } };
+  yield { step: { $case: "setup", value: { order } } };
   const inputs = [...texts].map(([id, text]) => ({ id, text }));
   for (let start = 0; start < inputs.length; start += BATCH_SIZE) {
     const batch = inputs.slice(start, start + BATCH_SIZE);
