@@ -369,6 +369,8 @@ class OpenCall:
             grpc.aio.AbortError: Always.
         """
         self.begin_abort()
+        # The figures below, and the next call of this caller, must not count them.
+        self._release_tokens(self._held_tokens)
         details = trailing_metadata(error, request_id=self.request_id)
         code = status_code(error)
         self.record.fail(error, code.name)
