@@ -42,10 +42,6 @@ _STOP = pickle.STOP[0]
 def read_pickle(path: Path, program: bytes) -> object:
     """Read a pickle of torch.save.
 
-    Args:
-        path: The file, for messages.
-        program: The pickle.
-
     Returns:
         Dictionaries with text as keys, lists, numbers, text and `TensorView`. Tuples become lists.
 
