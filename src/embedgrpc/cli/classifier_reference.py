@@ -29,19 +29,14 @@ class ClassifierReference:
         # Late, because it loads PyTorch and may not be installed.
         import transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
 
-        repository = files.repository
-        place = repository.name if repository else str(files.folder)
-        revision = files.revision if repository else None
+        place, revision = place_of(files)
         try:
             self._tokenizer: Any = library.AutoTokenizer.from_pretrained(place, revision=revision)
             self._model: Any = library.AutoModelForSequenceClassification.from_pretrained(
                 place, revision=revision, dtype="float32"
             )
         except Exception as error:  # the library, PyTorch or the files may raise anything
-            reason = next(iter(str(error).splitlines()), "")
-            raise ModelError(
-                f"{self.name} cannot load {files.source!r}: {type(error).__name__}: {reason}"
-            ) from error
+            raise cannot_load(self.name, files, error) from error
 
     def run(self, items: Sequence[Item]) -> ModelOutputs:
         """Run each text or pair alone; return its logits."""
@@ -57,3 +52,15 @@ class ClassifierReference:
                 logits = self._model(**features).logits
                 rows.append(np.asarray(logits[0].float(), np.float32))
         return {LOGITS: rows}
+
+
+def place_of(files: ModelFiles) -> tuple[str, str | None]:
+    """Return the name or the folder by which a library loads a model, and the revision."""
+    repository = files.repository
+    return (repository.name, files.revision) if repository else (str(files.folder), None)
+
+
+def cannot_load(name: str, files: ModelFiles, error: Exception) -> ModelError:
+    """Return the error for a model that a library cannot load."""
+    reason = next(iter(str(error).splitlines()), "")
+    return ModelError(f"{name} cannot load {files.source!r}: {type(error).__name__}: {reason}")

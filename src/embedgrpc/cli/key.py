@@ -4,6 +4,7 @@ import argparse
 import datetime as dt
 import sys
 
+from embedgrpc.cli.toml import write_value
 from embedgrpc.client.suggestions import SuggestingParser
 from embedgrpc.server.identity.api_keys import make_key
 from embedgrpc.server.identity.rights import check_caller_name
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Make a key; return 0."""
     key, digest = make_key()
-    lines = ["", "[[keys]]", f"name = {_quoted(parsed.name)}", f'key = "{digest}"']
+    lines = ["", "[[keys]]", f"name = {write_value(parsed.name)}", f'key = "{digest}"']
     if parsed.expires is not None:
         lines.append(f"expires = {parsed.expires:%Y-%m-%dT%H:%M:%SZ}")
     print("\n".join(lines), flush=True)
@@ -66,9 +67,3 @@ def _expiry(text: str) -> dt.datetime:
     if expiry <= now:
         raise argparse.ArgumentTypeError("must lie in the future")
     return expiry.astimezone(dt.UTC)
-
-
-def _quoted(text: str) -> str:
-    """Return a TOML string; names are printable ASCII."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from embedgrpc.cli.classifier_reference import ClassifierReference
+from embedgrpc.cli.classifier_reference import ClassifierReference, cannot_load, place_of
 from embedgrpc.cli.runners import Item, ModelOutputs, Runner
-from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import (
     LOGITS,
@@ -94,7 +93,7 @@ class Model2VecRunner:
         try:
             self._model: Any = model2vec.StaticModel.from_pretrained(str(files.folder))
         except Exception as error:  # the library or the files may raise anything
-            raise _cannot_load(self.name, files, error) from error
+            raise cannot_load(self.name, files, error) from error
 
     def run(self, items: Sequence[Item]) -> ModelOutputs:
         """Run each item."""
@@ -113,16 +112,16 @@ class LateInteractionRunner:
         # Late, because it loads PyTorch and may not be installed.
         import sentence_transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
 
-        repository = files.repository
+        place, revision = place_of(files)
         try:
             self._model: Any = library.MultiVectorEncoder(
-                repository.name if repository else str(files.folder),
-                revision=files.revision if repository else None,
+                place,
+                revision=revision,
                 device="cpu",
                 model_kwargs={"torch_dtype": "float32"},
             )
         except Exception as error:  # the library, PyTorch or the files may raise anything
-            raise _cannot_load(self.name, files, error) from error
+            raise cannot_load(self.name, files, error) from error
         if max_tokens < properties.max_tokens:
             self._model[0].document_length = max_tokens
 
@@ -138,11 +137,6 @@ class LateInteractionRunner:
         return {TOKEN_EMBEDDINGS: [np.asarray(one, np.float32) for one in rows]}
 
 
-def _cannot_load(name: str, files: ModelFiles, error: Exception) -> ModelError:
-    reason = next(iter(str(error).splitlines()), "")
-    return ModelError(f"{name} cannot load {files.source!r}: {type(error).__name__}: {reason}")
-
-
 class ReferenceRunner:
     """A model in sentence-transformers, on the CPU in float32."""
 
@@ -156,17 +150,7 @@ class ReferenceRunner:
         max_tokens: int,
         passed: PassedRoute | None = None,
     ) -> None:
-        """Load the model.
-
-        Args:
-            files: The model. The library itself downloads the files of a Hub repository.
-            properties: The model's properties.
-            max_tokens: The length to truncate texts to, at most the model's own limit.
-            passed: The route that the texts pass, of a model with routes.
-
-        Raises:
-            ModelError: The library cannot load the model.
-        """
+        """Load the model; see `find_reference`."""
         self.name = f"sentence-transformers {version('sentence-transformers')}"
         # Late, because it loads PyTorch and may not be installed.
         import sentence_transformers as library  # noqa: PLC0415 - see above
@@ -175,19 +159,19 @@ class ReferenceRunner:
         self._is_sparse = Representation.DENSE not in properties.representations
         kinds = ("CrossEncoder", "SparseEncoder", "SentenceTransformer")
         kind = kinds[0 if self._crosses else 1 if self._is_sparse else 2]
-        repository = files.repository
+        place, revision = place_of(files)
         listed = properties.weight_table
         try:
             # The library looks where it runs for the weights of tokens that a JSON file lists.
             with chdir(listed.folder if listed else files.folder):
                 self._model: Any = getattr(library, kind)(
-                    repository.name if repository else str(files.folder),
-                    revision=files.revision if repository else None,
+                    place,
+                    revision=revision,
                     device="cpu",
                     model_kwargs={"torch_dtype": "float32"},
                 )
         except Exception as error:  # the library, PyTorch or the files may raise anything
-            raise _cannot_load(self.name, files, error) from error
+            raise cannot_load(self.name, files, error) from error
         self._options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False}
         first: Any = self._model if self._crosses else None
         if passed is not None:

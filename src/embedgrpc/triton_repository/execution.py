@@ -97,11 +97,7 @@ class Execution:
         return self.cores // self.instances if self.processor is Processor.CPU else 1
 
     def shapes(self, max_tokens: int) -> tuple[BatchShape, BatchShape, BatchShape]:
-        """Return the smallest batch, the batch to tune for, and the largest.
-
-        Args:
-            max_tokens: The longest sequence of the model.
-        """
+        """Return the smallest batch, the batch to tune for, and the largest."""
         tuned = BatchShape(
             min(_TUNED_SEQUENCES, self.max_batch_size), min(_TUNED_TOKENS, max_tokens)
         )
@@ -123,13 +119,7 @@ class Execution:
         inputs: tuple[str, ...],
         max_tokens: int,
     ) -> None:
-        """Add the execution to a model's configuration.
-
-        Args:
-            config: The configuration.
-            inputs: Names of the graph's inputs.
-            max_tokens: The longest sequence of the model.
-        """
+        """Add the execution to a model's configuration."""
         kinds = model_config_pb2.ModelInstanceGroup
         kind = kinds.KIND_CPU if self.processor is Processor.CPU else kinds.KIND_GPU
         config.instance_group.add(kind=kind, count=self.instances)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.lfs import refuse_pointer
@@ -54,6 +54,8 @@ _LIMITS = {
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
 # A longer number is not shown in messages.
 _SHOWN_DIGITS = 20
+
+_Value = TypeVar("_Value")
 
 
 def limit_bytes(name: str) -> int:
@@ -119,12 +121,7 @@ class JsonObject:
         Raises:
             ModelError: The value is something else.
         """
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.wrong(key, "true or false")
-        return value
+        return self._get(key, bool, "true or false", default)
 
     def count(self, key: str) -> int | None:
         """Return a whole number of at least 0, or None if the key is absent.
@@ -182,12 +179,7 @@ class JsonObject:
         Raises:
             ModelError: The value is something else.
         """
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self.wrong(key, "a string")
-        return value
+        return self._get(key, str, "a string", default)
 
     def table(self, key: str) -> Mapping[str, Any]:
         """Return an object; empty if the key is absent.
@@ -195,11 +187,14 @@ class JsonObject:
         Raises:
             ModelError: The value is something else.
         """
+        return self._get(key, dict, "an object", {})
+
+    def _get(self, key: str, kind: type[_Value], wanted: str, default: _Value) -> _Value:
         value = self.values.get(key)
         if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.wrong(key, "an object")
+            return default
+        if not isinstance(value, kind):
+            raise self.wrong(key, wanted)
         return value
 
     def wrong(self, key: str, wanted: str) -> ModelError:

@@ -39,10 +39,6 @@ _Field = tuple[int, int, int]
 def read_outputs(path: Path, root: Path) -> Mapping[str, Dims]:
     """Return the shapes of a graph's outputs by name.
 
-    Args:
-        path: The ONNX file.
-        root: The model's folder.
-
     Returns:
         The shapes; empty if the file is not an ONNX graph, which loading it reports.
 

@@ -21,9 +21,6 @@ def read_languages(folder: Path) -> tuple[str, ...]:
     """Return the languages that a model's card names, as BCP 47 tags; empty for none.
 
     The card is prose, and nothing else depends on it: one that cannot be read names none.
-
-    Args:
-        folder: The model's folder.
     """
     try:
         card = read_file(folder / CARD_NAME, folder, limit_bytes=CARD_BYTES_MAX)

@@ -310,7 +310,8 @@ def find_late_interaction(
         markers=tuple(prefix for prefix in settings.prefixes.values() if prefix.strip()),
         mask=settings.mask or MultiVectorMask(()),
         unit=settings.unit,
-        mean=_is_mean(extras),
+        # Other names, such as PyLate's "MaxSim", stand for maxsim.
+        mean=extras.text("similarity_fn_name", default="maxsim") == "meanmaxsim",
     )
 
 
@@ -332,8 +333,3 @@ def _read_expansion(values: JsonObject) -> tuple[QueryExpansion | None, bool]:
     attended = expansion.flag("attend", default=False)
     token = expansion.text("token", default="")
     return QueryExpansion(length, attended, token), strategy == "fixed"
-
-
-def _is_mean(extras: JsonObject) -> bool:
-    # Other names, such as PyLate's "MaxSim", stand for maxsim.
-    return extras.text("similarity_fn_name", default="maxsim") == "meanmaxsim"

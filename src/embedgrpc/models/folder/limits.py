@@ -65,11 +65,7 @@ class TokenLimit:
 
 
 def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
-    """Read `sentence_bert_config.json` or the file of an older name.
-
-    Args:
-        folder: The backbone's folder.
-        root: The model's folder.
+    """Read `sentence_bert_config.json` or the file of an older name in the backbone's folder.
 
     Raises:
         ModelError: The file cannot be used, or sets something that is not supported.

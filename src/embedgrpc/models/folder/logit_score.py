@@ -40,11 +40,7 @@ class LogitScore:
 
     @classmethod
     def read(cls, path: Path, root: Path) -> "LogitScore":
-        """Read the configuration of a LogitScore module.
-
-        Args:
-            path: The module's `config.json`.
-            root: The model's folder.
+        """Read the `config.json` of a LogitScore module in the model folder `root`.
 
         Raises:
             ModelError: It is missing or wrong.

@@ -71,7 +71,7 @@ def find_kind(
     if modules.poolings:
         if named in MODEL_TYPES or (named and _MODEL_TYPES[named] is not Kind.EMBEDDING):
             raise ModelError(f"{extras.path}: model_type {named!r} contradicts the Pooling module")
-        _check_token_dimensions(config, modules)
+        _check_size(config, "Pooling", modules.token_dimensions)
         return Kind.EMBEDDING
     architectures = read_architectures(config)
     if has_labels(config):
@@ -125,19 +125,16 @@ def _check_late(config: JsonObject, extras: JsonObject, modules: Modules, named:
         raise ModelError(
             f"{path} is missing: it must list the modules that make a vector of each token"
         )
-    hidden = config.count("hidden_size")
-    if modules.layers and hidden is not None and hidden != modules.layers[0].in_features:
-        raise ModelError(
-            f"{config.path}: hidden_size is {hidden}, but the Dense module's config.json says "
-            f"{modules.layers[0].in_features}"
-        )
+    if modules.layers:
+        _check_size(config, "Dense", modules.layers[0].in_features)
     return Kind.EMBEDDING
 
 
-def _check_token_dimensions(config: JsonObject, modules: Modules) -> None:
+def _check_size(config: JsonObject, module: str, size: int) -> None:
+    """Check that a module needs vectors of the size that the backbone makes."""
     hidden = config.count("hidden_size")
-    if hidden is not None and hidden != modules.token_dimensions:
+    if hidden is not None and hidden != size:
         raise ModelError(
-            f"{config.path}: hidden_size is {hidden}, but the Pooling module's config.json says "
-            f"{modules.token_dimensions}"
+            f"{config.path}: hidden_size is {hidden}, but the {module} module's config.json says "
+            f"{size}"
         )

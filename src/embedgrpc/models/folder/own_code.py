@@ -28,11 +28,7 @@ _KNOWN_CLASSES = {
 
 
 def has_known_code(config: JsonObject) -> bool:
-    """Return whether all classes that `auto_map` names are known.
-
-    Args:
-        config: `config.json`.
-    """
+    """Return whether all classes that `auto_map` of `config.json` names are known."""
     classes = config.values.get("auto_map")
     known = _KNOWN_CLASSES.get(config.text("model_type", default=""), frozenset())
     if not isinstance(classes, dict):

@@ -54,7 +54,6 @@ from embedgrpc.models.folder.scoring import (
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.table_settings import (
     check_table_overrides,
-    check_weight_overrides,
     find_table_limit,
     find_table_truncation,
 )
@@ -235,9 +234,10 @@ def read(
     overrides = overrides or ModelOverrides()
     modules = read_modules(files, route)
     table, weight_table = modules.table, modules.weight_table
-    has_encoder = table is None and weight_table is None
+    looked_up = table or weight_table
+    has_encoder = looked_up is None
     folder = files.folder / modules.transformer
-    weights = _find_file(files, folder, modules, overrides)
+    weights = looked_up.file if looked_up else _find_weights(files, folder, overrides)
     is_exported = served is not None or weights.endswith(".onnx")
     adapter = _find_adapter(
         files, folder, overrides, is_built=has_encoder and bool(weights) and not is_exported
@@ -248,7 +248,7 @@ def read(
     config = _read_config(folder, root, modules)
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
     tokenizer_config, settings = _read_settings(folder, root, modules)
-    _check_overrides(folder, modules, overrides)
+    check_table_overrides(folder, modules, overrides)
     modules = override_modules(modules, config, root, overrides)
     is_late = is_late_interaction(read_architectures(config), extras, modules)
     verdicts = list(
@@ -289,23 +289,33 @@ def read(
         late_settings, config, extras, tokenizer_config, limit, padding_side=overrides.padding_side
     )
     similarity = Similarity.DOT if modules.splade or weight_table else Similarity.COSINE
+    pad_token_id = overrides.pad_token_id
+    if pad_token_id is None:
+        # For a table any, as its vector is multiplied with 0.
+        pad_token_id = 0 if table else find_pad_token_id(folder, root, config, tokenizer_config)
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
     provenance.note_logit_score(modules)
-    provenance.note_first("model_type", [(config, "model_type")])
-    provenance.note_first("max_tokens", [(limit.config, limit.key)])
-    provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
-    places = [(modules.pooling, "include_prompt")] if modules.pooling else []
-    provenance.note_first("include_prompt", places)
-    for name in ("prompts", "default_prompt_name", "max_active_dims", "truncate_dim"):
-        provenance.note_first(name, [(extras, name)])
-    provenance.note_first("tasks", [(config, TASKS_KEY)])
-    _note_scores(provenance, config, extras)
-    provenance.note_first("truncation", [truncated_by])
-    provenance.note_first(
-        "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
-    )
+    activations = activation_places(config, extras)
+    for name, places in {
+        "model_type": [(config, "model_type")],
+        "max_tokens": [(limit.config, limit.key)],
+        "lowercase": [(settings.config, "do_lower_case")],
+        "include_prompt": [(modules.pooling, "include_prompt")] if modules.pooling else [],
+        "prompts": [(extras, "prompts")],
+        "default_prompt_name": [(extras, "default_prompt_name")],
+        "max_active_dims": [(extras, "max_active_dims")],
+        "truncate_dim": [(extras, "truncate_dim")],
+        "tasks": [(config, TASKS_KEY)],
+        "similarity": [(extras, "similarity_fn_name")],
+        "activation": activations,
+        "labels": [(config, "id2label"), (config, "num_labels")],
+        "score_function": [*activations, (config, "problem_type")],
+        "truncation": [truncated_by],
+        "pad_token_id": [(config, "pad_token_id"), (tokenizer_config, "pad_token")],
+    }.items():
+        provenance.note_first(name, places)
     provenance.note_late_interaction(late_settings)
     provenance.note_overrides(overrides)
     return ModelProperties(
@@ -325,9 +335,7 @@ def read(
         else overrides.activation
         or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
-        pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
-        if overrides.pad_token_id is None
-        else overrides.pad_token_id,
+        pad_token_id=pad_token_id,
         config=config.values,
         folder=root,
         transformer_folder=folder,
@@ -420,17 +428,6 @@ def _find_limits(
     return limit, truncation, (file, key)
 
 
-def _find_pad_token_id(
-    folder: Path,
-    root: Path,
-    config: JsonObject,
-    tokenizer_config: JsonObject,
-    table: TokenTable | None,
-) -> int:
-    """Return the padding token; for a table any, as its vector is multiplied with 0."""
-    return 0 if table else find_pad_token_id(folder, root, config, tokenizer_config)
-
-
 def _find_adapter(
     files: ModelFiles, folder: Path, overrides: ModelOverrides, *, is_built: bool
 ) -> Adapter | None:
@@ -460,33 +457,10 @@ def _find_adapter(
     return None
 
 
-def _find_file(files: ModelFiles, folder: Path, modules: Modules, overrides: ModelOverrides) -> str:
-    """Return the name of the file of weights or of the table; empty if there is none."""
-    table = modules.table or modules.weight_table
-    return table.file if table else _find_weights(files, folder, overrides)
-
-
-def _check_overrides(folder: Path, modules: Modules, overrides: ModelOverrides) -> None:
-    """Refuse settings that a model without an encoder cannot follow."""
-    if modules.table is not None:
-        check_table_overrides(folder, overrides)
-    if modules.weight_table is not None:
-        check_weight_overrides(folder, overrides)
-
-
 def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
-
-
-def _note_scores(provenance: Provenance, config: JsonObject, extras: JsonObject) -> None:
-    """Note what decides how vectors are compared, and how logits become scores."""
-    activations = activation_places(config, extras)
-    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
-    provenance.note_first("activation", activations)
-    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
-    provenance.note_first("score_function", [*activations, (config, "problem_type")])
 
 
 def _find_labels(

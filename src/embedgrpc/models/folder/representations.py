@@ -10,7 +10,6 @@ from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_N
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.special_tokens import find_special_ids
-from embedgrpc.models.folder.weight_table import WeightTable
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
@@ -37,13 +36,13 @@ class Representations:
     """
 
     names: tuple[Representation, ...]
-    sparse_dimensions: int
-    multi_vector_dimensions: int
-    sparse_head: TokenHead | None
-    multi_vector_head: TokenHead | None
-    exported: Path | None
-    unweighted_token_ids: frozenset[int]
-    multi_vector_skip_tokens: int
+    sparse_dimensions: int = 0
+    multi_vector_dimensions: int = 0
+    sparse_head: TokenHead | None = None
+    multi_vector_head: TokenHead | None = None
+    exported: Path | None = None
+    unweighted_token_ids: frozenset[int] = frozenset()
+    multi_vector_skip_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +91,17 @@ def find_representations(
                 f"{files.folder}: the model is a table of weights, which is not run on Triton: "
                 "give its folder as the source"
             )
-        return _of_weight_table(modules.weight_table)
+        return Representations(
+            (Representation.SPARSE,), sparse_dimensions=modules.weight_table.entries
+        )
     sparse, multi_vector = _find_heads(files.folder, modules)
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
     if served is not None:
         has_weights, dimensions = served.token_weights, 0
         if served.token_vectors:
-            dimensions = served.vector_dimensions or _count_dimensions(multi_vector, modules)
+            own = multi_vector.out_features if multi_vector else modules.token_dimensions
+            dimensions = served.vector_dimensions or own
         sparse = multi_vector = None
     # With `output` set, the other outputs of a graph are not used.
     elif (
@@ -144,33 +146,10 @@ def _of_late_interaction(
         )
     return Representations(
         names=(Representation.MULTI_VECTOR,),
-        sparse_dimensions=0,
         multi_vector_dimensions=modules.layers[-1].out_features
         if modules.layers
         else modules.token_dimensions,
-        sparse_head=None,
-        multi_vector_head=None,
-        exported=None,
-        unweighted_token_ids=frozenset(),
-        multi_vector_skip_tokens=0,
     )
-
-
-def _of_weight_table(table: WeightTable) -> Representations:
-    return Representations(
-        names=(Representation.SPARSE,),
-        sparse_dimensions=table.entries,
-        multi_vector_dimensions=0,
-        sparse_head=None,
-        multi_vector_head=None,
-        exported=None,
-        unweighted_token_ids=frozenset(),
-        multi_vector_skip_tokens=0,
-    )
-
-
-def _count_dimensions(head: TokenHead | None, modules: Modules) -> int:
-    return head.out_features if head else modules.token_dimensions
 
 
 def _find_heads(folder: Path, modules: Modules) -> tuple[TokenHead | None, TokenHead | None]:

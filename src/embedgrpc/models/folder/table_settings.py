@@ -5,37 +5,28 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.limits import TokenLimit
+from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.kinds import Truncation, WeightType
 
 
-def check_table_overrides(folder: Path, overrides: ModelOverrides) -> None:
-    """Refuse settings that a static model cannot follow.
+def check_table_overrides(folder: Path, modules: Modules, overrides: ModelOverrides) -> None:
+    """Refuse settings that a model without an encoder cannot follow.
 
     Raises:
         ModelError: One is set.
     """
+    if modules.table is None and modules.weight_table is None:
+        return
+    holds = "vectors" if modules.table is not None else "weights"
     for name in ("pooling", "file", "output", "task_id"):
         if getattr(overrides, name) not in (None, "", ()):
             raise ModelError(
-                f"{folder}: {name} is set, but the model is a table of vectors without an encoder"
+                f"{folder}: {name} is set, but the model is a table of {holds} without an encoder"
             )
-
-
-def check_weight_overrides(folder: Path, overrides: ModelOverrides) -> None:
-    """Refuse settings that a look-up of weights cannot follow.
-
-    Raises:
-        ModelError: One is set.
-    """
-    for name in ("pooling", "file", "output", "task_id"):
-        if getattr(overrides, name) not in (None, "", ()):
-            raise ModelError(
-                f"{folder}: {name} is set, but the model is a table of weights without an encoder"
-            )
-    if overrides.weight_type is not WeightType.FLOAT32:
+    if modules.weight_table is not None and overrides.weight_type is not WeightType.FLOAT32:
         raise ModelError(
             f"{folder}: weight_type is set to {overrides.weight_type}, but a table with one weight "
             "per token stays in float32"

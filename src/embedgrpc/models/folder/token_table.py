@@ -9,12 +9,11 @@ Source: `StaticModel` of model2vec 0.10, `StaticEmbedding` of sentence-transform
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.files.model_file import check_file
-from embedgrpc.models.sources.fetching import fetch_weights
+from embedgrpc.models.sources.fetching import fetch_table
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.shards import open_tensor_file
 from embedgrpc.models.tensors.weights import Tensors
@@ -24,7 +23,6 @@ MODEL2VEC = "model2vec"
 MAPPING_NAME, FACTORS_NAME = "mapping", "weights"
 # The names of the table, that of sentence-transformers first.
 _NAMES = ("embedding.weight", "embeddings")
-_FILES = ("model.safetensors", "pytorch_model.bin")
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 _MAX_LENGTH = 512
 _AXES = 2
@@ -89,13 +87,7 @@ def read_token_table(files: ModelFiles, folder: Path) -> TokenTable:
     Raises:
         ModelError: A file is missing or wrong.
     """
-    place = PurePosixPath(folder.relative_to(files.folder))
-    file = next((name for name in _FILES if files.has(str(place / name))), None)
-    if file is None:
-        raise ModelError(f"{folder / _FILES[0]} is missing: it must hold the table of vectors")
-    fetch_weights(files, folder, file=file)
-    path = folder / file
-    check_file(path, files.folder)
+    path = fetch_table(files, folder, holds="the table of vectors")
     with open_tensor_file(path) as tensors:
         name = next((one for one in _NAMES if one in tensors.names), None)
         if name is None:
@@ -113,7 +105,7 @@ def read_token_table(files: ModelFiles, folder: Path) -> TokenTable:
     max_tokens, limit = _read_limit(files.folder, folder, of_model2vec=of_model2vec)
     has_limit = 0 < max_tokens <= _TOKENS_MAX
     return TokenTable(
-        file=file,
+        file=path.name,
         name=name,
         entries=entries,
         dimensions=shape[1],

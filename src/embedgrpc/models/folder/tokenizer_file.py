@@ -70,11 +70,7 @@ def as_tokenizer_json(path: Path, content: bytes) -> bytes:
 
 
 def read_tokenizer(folder: Path, root: Path) -> JsonObject:
-    """Read the file of a tokenizer as a JSON object.
-
-    Args:
-        folder: The backbone's folder.
-        root: The model's folder.
+    """Read the file of a tokenizer in the backbone's folder as a JSON object.
 
     Raises:
         ModelError: The file cannot be used.

@@ -7,19 +7,18 @@ Source: `SparseStaticEmbedding` of sentence-transformers 6.2.
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.model_file import check_file, find_member
 from embedgrpc.models.folder.tokenizer_file import read_tokenizer
-from embedgrpc.models.sources.fetching import fetch_weights
+from embedgrpc.models.sources.fetching import fetch_table
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.shards import open_tensor_file
 
 _NAME = "weight"
 _PATH = "path"
-_FILES = ("model.safetensors", "pytorch_model.bin")
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
@@ -60,13 +59,8 @@ def read_weight_table(files: ModelFiles, folder: Path) -> WeightTable:
     # The reference ignores other paths.
     if path.endswith(".json"):
         return _find_list(files, folder, config, path)
-    place = PurePosixPath(folder.relative_to(files.folder))
-    file = next((name for name in _FILES if files.has(str(place / name))), None)
-    if file is None:
-        raise ModelError(f"{folder / _FILES[0]} is missing: it must hold the weights of tokens")
-    fetch_weights(files, folder, file=file)
-    check_file(folder / file, files.folder)
-    with open_tensor_file(folder / file) as tensors:
+    file = fetch_table(files, folder, holds="the weights of tokens")
+    with open_tensor_file(file) as tensors:
         if _NAME not in tensors.names:
             raise ModelError(f"{tensors.path} must hold a table named {_NAME}")
         shape, kind = tensors.describe(_NAME)
@@ -75,7 +69,7 @@ def read_weight_table(files: ModelFiles, folder: Path) -> WeightTable:
                 f"{tensors.path}: {_NAME} must be a list of floating-point numbers, not {kind} "
                 f"{list(shape)}"
             )
-    return WeightTable(folder=folder, file=file, name=_NAME, entries=shape[0])
+    return WeightTable(folder=folder, file=file.name, name=_NAME, entries=shape[0])
 
 
 def _find_list(files: ModelFiles, folder: Path, config: JsonObject, path: str) -> WeightTable:

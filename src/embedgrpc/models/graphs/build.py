@@ -104,12 +104,7 @@ class BuiltGraph:
 
 
 def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    """Write the graph of a model and its weights to an empty folder.
-
-    Args:
-        weight_file: The file of weights, or the exported graph.
-        properties: The model's properties.
-        folder: The empty folder.
+    """Write the graph of a model, built or exported, and its weights to an empty folder.
 
     Raises:
         ModelError: The file cannot be used, or does not fit the properties.

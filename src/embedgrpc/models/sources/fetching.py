@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.model_file import check_file
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import WeightFile, choose_adapter_weights, choose_weights
 from embedgrpc.models.tensors.shards import read_shard_names
 
 _INDEX_SUFFIX = ".index.json"
+# The files of a table, the preferred first.
+_TABLES = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
@@ -37,6 +40,21 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
     if name.endswith(_INDEX_SUFFIX):
         shards = sorted(set(read_shard_names(folder / name, files.folder).values()))
         files.fetch([str((place / name).parent / shard) for shard in shards])
+
+
+def fetch_table(files: ModelFiles, folder: Path, *, holds: str) -> Path:
+    """Return the file of a table in place of a backbone, downloaded if necessary.
+
+    Raises:
+        ModelError: There is no such file, it cannot be read, or the download fails.
+    """
+    place = PurePosixPath(folder.relative_to(files.folder))
+    file = next((name for name in _TABLES if files.has(str(place / name))), None)
+    if file is None:
+        raise ModelError(f"{folder / _TABLES[0]} is missing: it must hold {holds}")
+    fetch_weights(files, folder, file=file)
+    check_file(folder / file, files.folder)
+    return folder / file
 
 
 def fetch_adapter(files: ModelFiles, folder: Path) -> None:

@@ -86,11 +86,6 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
 def find_listed_weights(folder: Path, root: Path, *, file: str) -> WeightFile:
     """Return the JSON file with the weights of tokens, hashed.
 
-    Args:
-        folder: The folder of the file.
-        root: The model's folder.
-        file: The name of the file.
-
     Raises:
         ModelError: It cannot be read, or is outside of the model's folder.
     """

@@ -57,7 +57,14 @@ class PickleMachine:
         self._values += 1
         if self._values > VALUES_MAX:
             raise self._wrong(f"has more than {VALUES_MAX} values")
+        self._push(value)
+
+    def _push(self, value: object) -> None:
         self._stack.append(value)
+
+    def _pick(self, count: int) -> list[Any]:
+        """Pop some values, the last of them last."""
+        return [self._stack.pop() for _ in range(count)][::-1]
 
     def _pick_marked(self) -> list[Any]:
         """Pop all values since the last mark."""

@@ -33,11 +33,7 @@ class TensorShards(Tensors):
     """The files of a model with several."""
 
     def __init__(self, index_path: Path, root: Path) -> None:
-        """Open the files.
-
-        Args:
-            index_path: The index, which names the file of each tensor.
-            root: The model's folder.
+        """Open the files that an index names.
 
         Raises:
             ModelError: A file cannot be read, lacks a tensor that the index puts there, or has
@@ -109,10 +105,6 @@ def read_shards(index_path: Path, root: Path) -> Mapping[Path, frozenset[str]]:
 
 def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
     """Return the file name of each tensor, relative to the index. The files need not exist.
-
-    Args:
-        index_path: `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
-        root: The model's folder.
 
     Raises:
         ModelError: The index cannot be used.

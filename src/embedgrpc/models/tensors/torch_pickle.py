@@ -10,7 +10,7 @@ number, size and depth of all values.
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,11 @@ _KEY_CHARACTERS_MAX = 64
 # NumPy supports this many on every platform.
 _AXES_MAX = 32
 _PROTOCOLS = range(2, 6)
+_STOP = pickle.STOP[0]
 
 
 def read_pickle(path: Path, program: bytes) -> object:
     """Read a pickle of torch.save.
-
-    Args:
-        path: The file, for messages.
-        program: The pickle.
 
     Returns:
         Dictionaries with text as keys, lists, numbers, text and `TensorView`. Tuples become lists.
@@ -60,7 +57,7 @@ def read_pickle(path: Path, program: bytes) -> object:
 
 
 class _Program(PickleMachine):
-    """The program of a `data.pkl`; one method per opcode."""
+    """The program of a `data.pkl`."""
 
     def __init__(self, path: Path, program: bytes) -> None:
         super().__init__(path, program)
@@ -68,89 +65,76 @@ class _Program(PickleMachine):
 
     def run(self) -> object:
         """Run the program to its end and return its value."""
+        steps = self._steps()
         for _ in range(_OPCODES_MAX):
             opcode = self._program[self._position]
             self._position += 1
             if opcode == _STOP:
                 return self._stack.pop()
-            step = _STEPS.get(opcode)
+            step = steps.get(opcode)
             if step is None:
                 known = {ord(known.code): known.name for known in pickletools.opcodes}
                 name = known.get(opcode, f"0x{opcode:02x}")
                 raise ModelError(f"{self._path}: pickle opcode {name} is not allowed in weights")
-            step(self)
+            step()
         raise self._wrong(f"has more than {_OPCODES_MAX} opcodes")
 
-    def protocol(self) -> None:
-        number = self._take(1)[0]
+    def _steps(self) -> Mapping[int, Callable[[], object]]:
+        """Return what each opcode does that torch.save writes at protocols 2 to 5."""
+        push, take, number = self._push, self._take, self._take_number
+        return {
+            pickle.PROTO[0]: self._check_protocol,
+            # Its length is not needed, as the whole program is in memory.
+            pickle.FRAME[0]: lambda: take(8),
+            pickle.MARK[0]: self._mark,
+            pickle.POP[0]: lambda: self._pick(1),
+            pickle.NONE[0]: lambda: push(None),
+            pickle.NEWTRUE[0]: lambda: push(True),
+            pickle.NEWFALSE[0]: lambda: push(False),
+            pickle.BININT[0]: lambda: push(number(4, signed=True)),
+            pickle.BININT1[0]: lambda: push(number(1)),
+            pickle.BININT2[0]: lambda: push(number(2)),
+            pickle.LONG1[0]: lambda: push(number(number(1), signed=True)),
+            pickle.BINFLOAT[0]: lambda: push(struct.unpack(">d", take(8))[0]),
+            pickle.BINUNICODE[0]: lambda: self._put_text(number(4)),
+            pickle.SHORT_BINUNICODE[0]: lambda: self._put_text(number(1)),
+            pickle.EMPTY_LIST[0]: lambda: self._put(Items()),
+            pickle.EMPTY_TUPLE[0]: lambda: self._put(Items()),
+            pickle.EMPTY_DICT[0]: lambda: self._put(Table()),
+            pickle.TUPLE[0]: lambda: self._put_tuple(self._pick_marked()),
+            pickle.TUPLE1[0]: lambda: self._put_tuple(self._pick(1)),
+            pickle.TUPLE2[0]: lambda: self._put_tuple(self._pick(2)),
+            pickle.TUPLE3[0]: lambda: self._put_tuple(self._pick(3)),
+            pickle.APPEND[0]: lambda: self._append(self._pick(1)),
+            pickle.APPENDS[0]: lambda: self._append(self._pick_marked()),
+            pickle.SETITEM[0]: lambda: self._set(self._pick(2)),
+            pickle.SETITEMS[0]: lambda: self._set(self._pick_marked()),
+            pickle.BINPUT[0]: lambda: self._remember(number(1)),
+            pickle.LONG_BINPUT[0]: lambda: self._remember(number(4)),
+            pickle.MEMOIZE[0]: lambda: self._remember(len(self._memo)),
+            pickle.BINGET[0]: lambda: push(self._memo[number(1)]),
+            pickle.LONG_BINGET[0]: lambda: push(self._memo[number(4)]),
+            pickle.GLOBAL[0]: lambda: self._put_global(self._take_line(), self._take_line()),
+            pickle.STACK_GLOBAL[0]: lambda: self._put_global(*self._pick(2)),
+            pickle.BINPERSID[0]: self._put_storage,
+            pickle.REDUCE[0]: self._call,
+            pickle.BUILD[0]: self._build,
+        }
+
+    def _check_protocol(self) -> None:
+        number = self._take_number(1)
         if number not in _PROTOCOLS:
             raise self._wrong(f"is of pickle protocol {number}; protocols 2 to 5 are supported")
 
-    def frame(self) -> None:
-        self._take(8)  # The length is not needed, as the whole program is in memory.
-
-    def mark(self) -> None:
+    def _mark(self) -> None:
         self._check_depth(len(self._marked) + 1)
         self._marked.append(self._stack)
         self._stack = []
-
-    def pop(self) -> None:
-        self._stack.pop()
-
-    def put_none(self) -> None:
-        self._stack.append(None)
-
-    def put_true(self) -> None:
-        self._stack.append(True)
-
-    def put_false(self) -> None:
-        self._stack.append(False)
-
-    def put_int(self) -> None:
-        self._stack.append(self._take_number(4, signed=True))
-
-    def put_byte(self) -> None:
-        self._stack.append(self._take(1)[0])
-
-    def put_short(self) -> None:
-        self._stack.append(self._take_number(2))
-
-    def put_long(self) -> None:
-        self._stack.append(self._take_number(self._take(1)[0], signed=True))
-
-    def put_float(self) -> None:
-        self._stack.append(struct.unpack(">d", self._take(8))[0])
-
-    def put_text(self) -> None:
-        self._put_text(self._take_number(4))
-
-    def put_short_text(self) -> None:
-        self._put_text(self._take(1)[0])
 
     def _put_text(self, size: int) -> None:
         if size > _TEXT_BYTES_MAX:
             raise self._wrong(f"has a text of {size} bytes; the limit is {_TEXT_BYTES_MAX}")
         self._put(self._decode(self._take(size)))
-
-    def put_items(self) -> None:
-        self._put(Items())
-
-    def put_table(self) -> None:
-        self._put(Table())
-
-    def put_tuple(self) -> None:
-        self._put_tuple(self._pick_marked())
-
-    def put_tuple_1(self) -> None:
-        self._put_tuple([self._stack.pop()])
-
-    def put_tuple_2(self) -> None:
-        last = self._stack.pop()
-        self._put_tuple([self._stack.pop(), last])
-
-    def put_tuple_3(self) -> None:
-        last, middle = self._stack.pop(), self._stack.pop()
-        self._put_tuple([self._stack.pop(), middle, last])
 
     def _put_tuple(self, values: list[Any]) -> None:
         items = Items()
@@ -158,26 +142,12 @@ class _Program(PickleMachine):
         items.extend(values)
         self._put(items)
 
-    def append(self) -> None:
-        value = self._stack.pop()
-        self._append([value])
-
-    def append_all(self) -> None:
-        self._append(self._pick_marked())
-
     def _append(self, values: list[Any]) -> None:
         items = self._stack[-1]
         if not isinstance(items, Items):
             raise self._wrong("appends to a value that is not a list")
         self._hold(items, values)
         items.extend(values)
-
-    def set_item(self) -> None:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._set([key, value])
-
-    def set_items(self) -> None:
-        self._set(self._pick_marked())
 
     def _set(self, pairs: list[Any]) -> None:
         table = self._stack[-1]
@@ -191,44 +161,21 @@ class _Program(PickleMachine):
         self._hold(table, values)
         table.update(zip(keys, values, strict=True))
 
-    def remember_by_byte(self) -> None:
-        self._remember(self._take(1)[0])
-
-    def remember_by_int(self) -> None:
-        self._remember(self._take_number(4))
-
-    def remember_next(self) -> None:
-        self._remember(len(self._memo))
-
     def _remember(self, number: int) -> None:
         self._memo[number] = self._stack[-1]
         if len(self._memo) > VALUES_MAX:
             raise self._wrong(f"remembers more than {VALUES_MAX} values")
 
-    def recall_by_byte(self) -> None:
-        self._stack.append(self._memo[self._take(1)[0]])
-
-    def recall_by_int(self) -> None:
-        self._stack.append(self._memo[self._take_number(4)])
-
-    def put_global(self) -> None:
-        module = self._take_line()
-        self._put_global(module, self._take_line())
-
-    def put_stacked_global(self) -> None:
-        name, module = self._stack.pop(), self._stack.pop()
+    def _put_global(self, module: object, name: object) -> None:
         if not isinstance(name, str) or not isinstance(module, str):
             raise self._wrong("has a global without a name")
-        self._put_global(module, name)
-
-    def _put_global(self, module: str, name: str) -> None:
         found = find_global(module, name)
         if found is None:
             shown = f"{module}.{name}"[: 2 * GLOBAL_BYTES_MAX]
             raise ModelError(f"{self._path}: global {shown!r} is not allowed in weights")
-        self._stack.append(found)
+        self._push(found)
 
-    def put_storage(self) -> None:
+    def _put_storage(self) -> None:
         match self._pick_items():
             case ["storage", StorageType(dtype), str(key), str(), count] if _is_size(count):
                 if len(key) > _KEY_CHARACTERS_MAX:
@@ -240,13 +187,13 @@ class _Program(PickleMachine):
             case _:
                 raise self._wrong("has a reference to something other than a storage")
 
-    def call(self) -> None:
+    def _call(self) -> None:
         arguments = self._pick_items()
         match self._stack.pop():
             case Builder.TENSOR:
                 self._put(self._view(arguments))
             case Builder.PARAMETER if arguments and isinstance(arguments[0], TensorView):
-                self._stack.append(arguments[0])
+                self._push(arguments[0])
             case Builder.ORDERED_DICT if not arguments:
                 self._put(OrderedTable())
             case _:
@@ -275,7 +222,7 @@ class _Program(PickleMachine):
             storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides)
         )
 
-    def build(self) -> None:
+    def _build(self) -> None:
         attributes = self._stack.pop()
         if not isinstance(self._stack[-1], OrderedTable) or not isinstance(attributes, Table):
             raise self._wrong("sets attributes of a value that is not an OrderedDict")
@@ -283,44 +230,3 @@ class _Program(PickleMachine):
 
 def _is_size(value: object) -> bool:
     return type(value) is int and value >= 0
-
-
-_STOP = pickle.STOP[0]
-# The opcodes that torch.save writes at protocols 2 to 5.
-_STEPS: dict[int, Callable[[_Program], None]] = {
-    pickle.PROTO[0]: _Program.protocol,
-    pickle.FRAME[0]: _Program.frame,
-    pickle.MARK[0]: _Program.mark,
-    pickle.POP[0]: _Program.pop,
-    pickle.NONE[0]: _Program.put_none,
-    pickle.NEWTRUE[0]: _Program.put_true,
-    pickle.NEWFALSE[0]: _Program.put_false,
-    pickle.BININT[0]: _Program.put_int,
-    pickle.BININT1[0]: _Program.put_byte,
-    pickle.BININT2[0]: _Program.put_short,
-    pickle.LONG1[0]: _Program.put_long,
-    pickle.BINFLOAT[0]: _Program.put_float,
-    pickle.BINUNICODE[0]: _Program.put_text,
-    pickle.SHORT_BINUNICODE[0]: _Program.put_short_text,
-    pickle.EMPTY_LIST[0]: _Program.put_items,
-    pickle.EMPTY_TUPLE[0]: _Program.put_items,
-    pickle.EMPTY_DICT[0]: _Program.put_table,
-    pickle.TUPLE[0]: _Program.put_tuple,
-    pickle.TUPLE1[0]: _Program.put_tuple_1,
-    pickle.TUPLE2[0]: _Program.put_tuple_2,
-    pickle.TUPLE3[0]: _Program.put_tuple_3,
-    pickle.APPEND[0]: _Program.append,
-    pickle.APPENDS[0]: _Program.append_all,
-    pickle.SETITEM[0]: _Program.set_item,
-    pickle.SETITEMS[0]: _Program.set_items,
-    pickle.BINPUT[0]: _Program.remember_by_byte,
-    pickle.LONG_BINPUT[0]: _Program.remember_by_int,
-    pickle.MEMOIZE[0]: _Program.remember_next,
-    pickle.BINGET[0]: _Program.recall_by_byte,
-    pickle.LONG_BINGET[0]: _Program.recall_by_int,
-    pickle.GLOBAL[0]: _Program.put_global,
-    pickle.STACK_GLOBAL[0]: _Program.put_stacked_global,
-    pickle.BINPERSID[0]: _Program.put_storage,
-    pickle.REDUCE[0]: _Program.call,
-    pickle.BUILD[0]: _Program.build,
-}

@@ -99,11 +99,7 @@ def read_dense(folder: Path, root: Path, *, per_token: bool = False) -> DenseLay
 
 
 def read_norm(folder: Path, root: Path) -> NormLayer:
-    """Read the `config.json` of a LayerNorm module.
-
-    Args:
-        folder: The module's folder.
-        root: The model's folder.
+    """Read the `config.json` of a LayerNorm module in the model folder `root`.
 
     Raises:
         ModelError: The file is missing or wrong.

@@ -84,11 +84,7 @@ class TokenizerSettings:
 
 
 def read_tokenizer_settings(folder: Path, root: Path) -> TokenizerSettings:
-    """Read the settings of a tokenizer.
-
-    Args:
-        folder: The backbone's folder.
-        root: The model's folder.
+    """Read the settings of the tokenizer in the backbone's folder.
 
     Raises:
         ModelError: A file cannot be read, or names something that is no token.

@@ -47,14 +47,7 @@ def build_word_piece(file: VocabularyFile) -> Tokenizer:
 
 def build_byte_level(file: VocabularyFile) -> Tokenizer:
     """Build a BPE model of bytes as GPT-2 does."""
-    model = BPE(
-        vocab=file.ids(),
-        merges=file.merges(),
-        continuing_subword_prefix="",
-        end_of_word_suffix="",
-        fuse_unk=False,
-    )
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(_byte_model(file))
     prefix = file.flag("add_prefix_space", default=False)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     return tokenizer
@@ -62,15 +55,7 @@ def build_byte_level(file: VocabularyFile) -> Tokenizer:
 
 def build_qwen(file: VocabularyFile) -> Tokenizer:
     """Build a BPE model of bytes with the pre-tokenizer of Qwen."""
-    model = BPE(
-        vocab=file.ids(),
-        merges=file.merges(),
-        continuing_subword_prefix="",
-        end_of_word_suffix="",
-        fuse_unk=False,
-        byte_fallback=False,
-    )
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(_byte_model(file))
     tokenizer.normalizer = normalizers.NFC()
     prefix = file.flag("add_prefix_space", default=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -80,6 +65,16 @@ def build_qwen(file: VocabularyFile) -> Tokenizer:
         ]
     )
     return tokenizer
+
+
+def _byte_model(file: VocabularyFile) -> BPE:
+    return BPE(
+        vocab=file.ids(),
+        merges=file.merges(),
+        continuing_subword_prefix="",
+        end_of_word_suffix="",
+        fuse_unk=False,
+    )
 
 
 def build_gemma(file: VocabularyFile) -> Tokenizer:

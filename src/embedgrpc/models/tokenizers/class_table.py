@@ -46,23 +46,17 @@ def _roles(description: str) -> dict[str, Token]:
 
 
 _XLMR = _roles("bos=<s> eos=</s> unk=<unk> sep=</s> pad=<pad> cls=<s> mask=<mask>")
-_BERT = _roles("unk=[UNK] sep=[SEP] pad=[PAD] cls=[CLS] mask=[MASK]")
 _GPT2 = _roles("bos=<|endoftext|> eos=<|endoftext|> unk=<|endoftext|>")
+_BERT = RebuiltClass(
+    build_word_piece, _roles("unk=[UNK] sep=[SEP] pad=[PAD] cls=[CLS] mask=[MASK]"), wrap_bert
+)
 CLASSES = {
     "AlbertTokenizer": RebuiltClass(
         build_albert,
         _roles("bos=[CLS] eos=[SEP] unk=<unk> sep=[SEP] pad=<pad> cls=[CLS] mask=[MASK]"),
     ),
-    "BertTokenizer": RebuiltClass(
-        build_word_piece,
-        _BERT,
-        wrap_bert,
-    ),
-    "DistilBertTokenizer": RebuiltClass(
-        build_word_piece,
-        _BERT,
-        wrap_bert,
-    ),
+    "BertTokenizer": _BERT,
+    "DistilBertTokenizer": _BERT,
     "CamembertTokenizer": RebuiltClass(
         build_camembert,
         {**_XLMR, "mask_token": AddedToken("<mask>", lstrip=True, special=True)},

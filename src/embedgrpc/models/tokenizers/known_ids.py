@@ -11,9 +11,6 @@ def find_known_ids(tokenizer: tokenizers.Tokenizer) -> BoolArray:
 
     A special token is not among them if its name in a text is plain characters.
 
-    Args:
-        tokenizer: The model's tokenizer.
-
     Returns:
         bool [highest id + 1].
     """

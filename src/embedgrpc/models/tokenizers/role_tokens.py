@@ -78,12 +78,7 @@ class RoleTokens:
         return cls(late, expansion_id, skipped)
 
     def complete(self, sequence: TokenSequence, role: TextRole) -> TokenSequence:
-        """Fill up a query, and choose the tokens whose vectors count.
-
-        Args:
-            sequence: A text with its special tokens.
-            role: What the text is.
-        """
+        """Fill up a query, and choose the tokens whose vectors count."""
         missing = max(0, self.late.min_tokens(role) - len(sequence.input_ids))
         ids = np.concatenate([sequence.input_ids, np.full(missing, self.expansion_id, np.int64)])
         types = sequence.token_type_ids

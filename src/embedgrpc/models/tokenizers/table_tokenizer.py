@@ -16,12 +16,7 @@ from embedgrpc.models.folder.weight_table import WeightTable
 
 
 def load_table_tokenizer(path: Path, content: bytes, table: TokenTable) -> tokenizers.Tokenizer:
-    """Load a tokenizer whose tokens all have a vector.
-
-    Args:
-        path: `tokenizer.json`, for messages.
-        content: Its content.
-        table: The table.
+    """Load `tokenizer.json`, whose tokens must all have a vector.
 
     Raises:
         ModelError: A token has no vector.
@@ -41,11 +36,6 @@ def load_table_tokenizer(path: Path, content: bytes, table: TokenTable) -> token
 
 def check_entries(path: Path, tokenizer: tokenizers.Tokenizer, table: WeightTable) -> None:
     """Check that a tokenizer has as many tokens as a table has weights; the reference does so too.
-
-    Args:
-        path: `tokenizer.json`, for messages.
-        tokenizer: The tokenizer.
-        table: The table.
 
     Raises:
         ModelError: It has more or fewer, or a token has no weight.

@@ -36,11 +36,7 @@ _TABLE_SIZE = struct.Struct("<I")
 
 
 def check_growth(path: Path, content: bytes) -> None:
-    """Check that a tokenizer does not make texts far longer.
-
-    Args:
-        path: `tokenizer.json`, for messages.
-        content: The content of the file.
+    """Check that a tokenizer, the content of `tokenizer.json`, does not make texts far longer.
 
     Raises:
         ModelError: It may. The tokenizers library reports other faults of the file.

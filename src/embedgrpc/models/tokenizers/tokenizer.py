@@ -117,18 +117,15 @@ class Tokenizer:
         folder = properties.transformer_folder
         settings = read_tokenizer_settings(folder, properties.folder)
         path = find_tokenizer_file(folder)
-        if not path.exists() or not _is_enough(path, settings.class_name):
+        # Not every class can be made from a vocabulary alone.
+        is_bare = path.name == VOCABULARY_NAME and settings.class_name not in WORD_PIECE_CLASSES
+        if is_bare or not path.exists():
             raise ModelError(
                 f"{folder / 'tokenizer.json'} is missing; transformers makes it of the folder's "
                 'other files: python -c "import sys, transformers; transformers.AutoTokenizer.'
                 f'from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])" {folder}'
             )
-        content = read_tokenizer_file(path, properties.folder)
-        if digest and hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path} changed while the model was loaded: start again")
-        content = as_tokenizer_json(path, content)
-        if not digest:
-            check_growth(path, content)
+        content = _read_checked(path, properties.folder, digest)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _library_errors(path):
             reference = _complete(path, content, properties, settings)
@@ -189,11 +186,7 @@ class Tokenizer:
         path = properties.transformer_folder / "tokenizer.json"
         if not path.exists():
             raise ModelError(f"{path} is missing: a static model needs it")
-        content = read_tokenizer_file(path, properties.folder)
-        if digest and hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path} changed while the model was loaded: start again")
-        if not digest:
-            check_growth(path, content)
+        content = _read_checked(path, properties.folder, digest)
         with _library_errors(path):
             tokenizer = load_table_tokenizer(path, content, table)
             if properties.lowercase:
@@ -258,13 +251,7 @@ class Tokenizer:
         return self.locator.find_ids(entries)
 
     def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
-        """Cut a text with its prompt before it is tokenized, if the reference does so.
-
-        Args:
-            text: The text.
-            max_tokens: The longest sequence.
-            truncation: The end to cut.
-        """
+        """Cut a text with its prompt before it is tokenized, if the reference does so."""
         kept = self.characters_per_token * max_tokens
         if not kept or truncation is Truncation.NONE or len(text) <= kept:
             return text
@@ -458,6 +445,17 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     return cut(ids, max_tokens, truncation)
 
 
+def _read_checked(path: Path, root: Path, digest: str) -> bytes:
+    """Read a file as `tokenizer.json`, and check that it was validated or makes no long texts."""
+    content = read_tokenizer_file(path, root)
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(f"{path} changed while the model was loaded: start again")
+    content = as_tokenizer_json(path, content)
+    if not digest:
+        check_growth(path, content)
+    return content
+
+
 @contextmanager
 def _library_errors(path: Path) -> Iterator[None]:
     """Turn errors of the tokenizers library into a `ModelError` that names the file."""
@@ -508,11 +506,6 @@ def _check_specials(settings: TokenizerSettings, file: JsonObject) -> None:
             f"{settings.values.path}: split_special_tokens is not supported with the chat template "
             f"in {file.path.name}: remove one of them"
         )
-
-
-def _is_enough(path: Path, class_name: str) -> bool:
-    """Return whether a tokenizer of the class can be made from the file and the settings."""
-    return path.name != VOCABULARY_NAME or class_name in WORD_PIECE_CLASSES
 
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:

@@ -111,10 +111,6 @@ class ChildCall:
 def run_child(call: ChildCall, children: ChildGroup) -> Message:
     """Run a call in a child. Blocks until the child ends.
 
-    Args:
-        call: The call.
-        children: The group to which the child belongs.
-
     Returns:
         The message with the key `result`.
 

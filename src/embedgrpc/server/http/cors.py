@@ -34,11 +34,7 @@ class Cors:
         self._exposed = ", ".join(EXPOSED_HEADERS)
 
     def headers(self, request: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers of a response.
-
-        Args:
-            request: The headers of the request.
-        """
+        """Return the headers of the response to a request with these headers."""
         # A cache must not give the response for one origin to another one.
         headers = {} if self._any else {"vary": "Origin"}
         origin = request.get("origin")
@@ -72,10 +68,5 @@ class Cors:
 
 
 def requested_method(method: str, request: Mapping[str, str]) -> str | None:
-    """Return the method that a preflight asks for; None if the request is no preflight.
-
-    Args:
-        method: The method of the request.
-        request: Its headers.
-    """
+    """Return the method that a preflight asks for; None if the request is no preflight."""
     return request.get(_REQUESTED_METHOD) if method == "OPTIONS" and "origin" in request else None

@@ -83,14 +83,7 @@ class KeyTable(Rights):
 
     def read(self) -> ApiKey:
         """Return the key."""
-        caller = Caller(
-            self.name,
-            Proof.API_KEY,
-            frozenset(self.scopes),
-            None if self.services is None else frozenset(self.services),
-            self.models,
-            self.caller_limits(),
-        )
+        caller = self.caller(self.name, Proof.API_KEY)
         return ApiKey(caller, self.expires.timestamp() if self.expires else math.inf)
 
 

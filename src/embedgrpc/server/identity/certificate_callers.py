@@ -66,14 +66,7 @@ class CertificateTable(Rights):
             {"*": "[^/]+", "**": ".+"}.get(part) or re.escape(part)
             for part in re.split(r"(\*\*|\*)", self.uri)
         )
-        caller = Caller(
-            self.name,
-            Proof.CERTIFICATE,
-            frozenset(self.scopes),
-            None if self.services is None else frozenset(self.services),
-            self.models,
-            self.caller_limits(),
-        )
+        caller = self.caller(self.name, Proof.CERTIFICATE)
         return CertificateCaller(re.compile("".join(parts)), self.name, caller)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from embedgrpc.server.caller import CallerLimits, Scope, Service
+from embedgrpc.server.caller import Caller, CallerLimits, Proof, Scope, Service
 from embedgrpc.server.settings.configuration import did_you_mean
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
 
@@ -62,9 +62,16 @@ class Rights(BaseModel):
             raise ValueError(f"a pattern must have 1 to {NAME_CHARACTERS_MAX} characters")
         return value
 
-    def caller_limits(self) -> CallerLimits:
-        """Return its limits."""
-        return CallerLimits(**self.limits.model_dump())
+    def caller(self, name: str, proof: Proof) -> Caller:
+        """Return a caller with these rights."""
+        return Caller(
+            name,
+            proof,
+            frozenset(self.scopes),
+            None if self.services is None else frozenset(self.services),
+            self.models,
+            CallerLimits(**self.limits.model_dump()),
+        )
 
 
 def check_caller_name(name: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jwt
@@ -188,14 +188,8 @@ class TokenVerifier:
         except ValidationError as error:
             problem = explain(error, Rights, inside=settings.jwt_rights_claim)
             raise _invalid(f"the token: {problem}") from None
-        return Caller(
-            name,
-            Proof.TOKEN,
-            frozenset(rights.scopes) | _scopes_of(claims),
-            None if rights.services is None else frozenset(rights.services),
-            rights.models,
-            rights.caller_limits(),
-        )
+        caller = rights.caller(name, Proof.TOKEN)
+        return replace(caller, scopes=caller.scopes | _scopes_of(claims))
 
 
 def looks_like_token(text: str) -> bool:

@@ -33,12 +33,6 @@ def assemble(
 ) -> LoadedModel:
     """Return a model from its started routes.
 
-    Args:
-        model: The model.
-        prepared: What it is.
-        settings: The settings of the server.
-        routes: Each route by its name.
-
     Raises:
         ModelError: It cannot do what its settings say.
     """

@@ -213,11 +213,7 @@ class ServedModel:
         """
         loaded = self.ready()
         if loaded.embedder is None or loaded.embed_options is None:
-            raise UnsupportedError(
-                f"the model {self.id} does not embed",
-                field=field,
-                metadata={"label": "WRONG_TASK", "model": self.id},
-            )
+            raise self._unable("does not embed", field=field)
         return loaded, loaded.embedder, loaded.embed_options
 
     def reranker(self) -> tuple[LoadedModel, Reranker]:
@@ -230,11 +226,7 @@ class ServedModel:
         loaded = self.ready()
         if loaded.reranker is None:
             several = f": it classifies by {len(loaded.labels)} labels" if loaded.labels else ""
-            raise UnsupportedError(
-                f"the model {self.id} does not rank documents{several}",
-                field="model",
-                metadata={"label": "WRONG_TASK", "model": self.id},
-            )
+            raise self._unable(f"does not rank documents{several}", field="model")
         return loaded, loaded.reranker
 
     def classifier(self, *, field: str = "model") -> tuple[LoadedModel, Classifier, LabelWires]:
@@ -249,12 +241,15 @@ class ServedModel:
         """
         loaded = self.ready()
         if loaded.classifier is None or loaded.labels is None:
-            raise UnsupportedError(
-                f"the model {self.id} has no labels to classify by",
-                field=field,
-                metadata={"label": "WRONG_TASK", "model": self.id},
-            )
+            raise self._unable("has no labels to classify by", field=field)
         return loaded, loaded.classifier, loaded.labels
+
+    def _unable(self, what: str, *, field: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"the model {self.id} {what}",
+            field=field,
+            metadata={"label": "WRONG_TASK", "model": self.id},
+        )
 
 
 class Catalog:

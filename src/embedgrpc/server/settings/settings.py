@@ -611,17 +611,6 @@ class Settings(BaseModel):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
         return value
 
-    @field_validator("http_allowed_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: object) -> object:
-        """Read a list, or origins separated by commas, or both."""
-        if isinstance(value, str):
-            value = [value]
-        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-            parts = [part.strip() for one in value for part in one.split(",")]
-            return tuple(dict.fromkeys(part for part in parts if part))
-        return value
-
     @field_validator("http_allowed_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -644,7 +633,14 @@ class Settings(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("jwt_audience", "jwt_algorithms", "public", "metrics_names", mode="before")
+    @field_validator(
+        "http_allowed_origins",
+        "jwt_audience",
+        "jwt_algorithms",
+        "public",
+        "metrics_names",
+        mode="before",
+    )
     @classmethod
     def _split_words(cls, value: object) -> object:
         """Read a list, or words separated by commas, or both."""

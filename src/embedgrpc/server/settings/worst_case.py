@@ -45,10 +45,6 @@ def memory_warning(settings: Settings, available_bytes: int) -> str:
     """Return a warning if clients can occupy more than half of the memory; else empty.
 
     The other half is for the models and for running them.
-
-    Args:
-        settings: The settings.
-        available_bytes: The memory that the process may use.
     """
     worst = client_bytes(settings)
     if worst <= available_bytes // 2:

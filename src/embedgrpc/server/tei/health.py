@@ -6,11 +6,7 @@ from embedgrpc.server.services.health import FacadeHealth
 
 
 def health_of(model: str) -> Sequence[FacadeHealth]:
-    """Return when each service is healthy.
-
-    Args:
-        model: The name of the model.
-    """
+    """Return when each service is healthy."""
     return (
         FacadeHealth("tei.v1.Info", model, lambda _: True),
         FacadeHealth("tei.v1.Embed", model, lambda loaded: loaded.embedder is not None),

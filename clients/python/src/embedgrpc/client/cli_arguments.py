@@ -256,10 +256,7 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     _add_prompt(embed, "", "texts")
     embed.add_argument("--dimensions", type=at_least(0), default=0, help="length of the vectors")
     embed.add_argument("--encoding", choices=get_args(Encoding), default="float32")
-    embed.add_argument(
-        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text"
-    )
-    _add_truncation(embed)
+    _add_limit(embed, "text")
     embed.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
@@ -279,8 +276,7 @@ def _add_bulk(bulk: argparse.ArgumentParser) -> None:
     bulk.add_argument("--dimensions", type=at_least(0), default=0, help="length of the vectors")
     bulk.add_argument("--encoding", choices=get_args(Encoding), default="float32")
     add_representations(bulk)
-    bulk.add_argument("--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text")
-    _add_truncation(bulk)
+    _add_limit(bulk, "text")
     bulk.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
@@ -294,10 +290,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_model(evaluate)
     _add_prompt(evaluate, "query-", "queries")
     _add_prompt(evaluate, "document-", "documents")
-    evaluate.add_argument(
-        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text"
-    )
-    _add_truncation(evaluate)
+    _add_limit(evaluate, "text")
     _add_batch_size(evaluate)
 
 
@@ -334,9 +327,7 @@ def _add_rerank(rerank: argparse.ArgumentParser) -> None:
     _add_model(rerank)
     rerank.add_argument("--top-n", type=at_least(0), default=0, help="write only the best N")
     rerank.add_argument("--score-scale", choices=get_args(ScoreScale))
-    rerank.add_argument(
-        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a document"
-    )
+    _add_limit(rerank, "document")
     query = _add_prompt(rerank, "query-", "query")
     query.add_argument("--instruction", help="meaning of relevance, for models that take one")
     _add_prompt(rerank, "document-", "documents")
@@ -344,7 +335,6 @@ def _add_rerank(rerank: argparse.ArgumentParser) -> None:
         "--allow-partial", action="store_true", help="rank the others if a document fails"
     )
     _add_priority(rerank)
-    _add_truncation(rerank)
 
 
 def _add_classify(classify: argparse.ArgumentParser) -> None:
@@ -362,10 +352,7 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
         default="input",
         help="order of the results (default: %(default)s)",
     )
-    classify.add_argument(
-        "--max-tokens", type=at_least(0), default=0, help="limit of tokens in a text or pair"
-    )
-    _add_truncation(classify)
+    _add_limit(classify, "text or pair")
     _add_priority(classify)
     _add_batch_size(classify)
 
@@ -397,7 +384,10 @@ def _add_priority(command: argparse.ArgumentParser) -> None:
     command.add_argument("--priority", choices=get_args(Priority), help="how urgent the call is")
 
 
-def _add_truncation(command: argparse.ArgumentParser) -> None:
+def _add_limit(command: argparse.ArgumentParser, of: str) -> None:
+    command.add_argument(
+        "--max-tokens", type=at_least(0), default=0, help=f"limit of tokens in a {of}"
+    )
     command.add_argument(
         "--truncation",
         choices=get_args(Truncation),

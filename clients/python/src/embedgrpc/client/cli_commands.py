@@ -97,9 +97,7 @@ def _embed(client: Client, arguments: argparse.Namespace) -> int:
                 _print_json(_as_json(result))
             result_count += 1
             failed_count += result.error is not None
-    if failed_count:
-        _print_error(f"{failed_count} of {result_count} texts failed")
-    return 1 if failed_count else 0
+    return _end(failed_count, f"{result_count} texts")
 
 
 def _rerank(client: Client, arguments: argparse.Namespace) -> int:
@@ -121,9 +119,7 @@ def _rerank(client: Client, arguments: argparse.Namespace) -> int:
         _print_json({"index": ranked.index, "score": ranked.score, "document": document})
     for index, error in ranking.errors.items():
         _print_json({"index": index, "error": _error_json(error)})
-    if ranking.errors:
-        _print_error(f"{len(ranking.errors)} of {len(documents)} documents failed")
-    return 1 if ranking.errors else 0
+    return _end(len(ranking.errors), f"{len(documents)} documents")
 
 
 def _classify(client: Client, arguments: argparse.Namespace) -> int:
@@ -151,9 +147,7 @@ def _classify(client: Client, arguments: argparse.Namespace) -> int:
             _print_json(line)
             result_count += 1
             failed_count += found is None
-    if failed_count:
-        _print_error(f"{failed_count} of {result_count} texts failed")
-    return 1 if failed_count else 0
+    return _end(failed_count, f"{result_count} texts")
 
 
 def _tokens(client: Client, arguments: argparse.Namespace) -> int:
@@ -323,6 +317,14 @@ def _summary(result: StreamResult) -> str:
 def _print_json(value: dict[str, Any]) -> None:
     # Flush each line: the reader may be waiting for it.
     print(json.dumps(value), flush=True)
+
+
+def _end(failed_count: int, of: str) -> int:
+    """Tell how many inputs failed, if any; return the exit code."""
+    if not failed_count:
+        return 0
+    _print_error(f"{failed_count} of {of} failed")
+    return 1
 
 
 def _print_error(message: str) -> None:

@@ -31,14 +31,6 @@ def _quick_gelu(writer: GraphWriter, source: str) -> str:
     return writer.op("Mul", source, gate)
 
 
-def _tanh(writer: GraphWriter, source: str) -> str:
-    return writer.op("Tanh", source)
-
-
-def _relu(writer: GraphWriter, source: str) -> str:
-    return writer.op("Relu", source)
-
-
 # By the value of `hidden_act` in config.json.
 ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "gelu": gelu,
@@ -47,8 +39,8 @@ ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "gelu_fast": _gelu_new,
     "gelu_pytorch_tanh": _gelu_new,
     "quick_gelu": _quick_gelu,
-    "relu": _relu,
+    "relu": lambda writer, source: writer.op("Relu", source),
     "silu": silu,
     "swish": silu,
-    "tanh": _tanh,
+    "tanh": lambda writer, source: writer.op("Tanh", source),
 }

@@ -33,22 +33,9 @@ def build_decoder(
     *,
     has_unattended: bool = False,
 ) -> str:
-    """Append the backbone to a graph with the inputs `input_ids` and `attention_mask`.
+    """Append the backbone to a graph with the inputs of the family; see `build_backbone`.
 
     Padding may be on either side: only the distance between two tokens counts.
-
-    Args:
-        writer: The graph's writer.
-        tensors: The weights.
-        config: `config.json`.
-        family: The model's family.
-        has_unattended: Whether vectors count of tokens at the end that no token sees.
-
-    Returns:
-        The name of the token vectors, float32 [batch, tokens, hidden_size].
-
-    Raises:
-        ModelError: The weights do not fit `config.json`, or a value in it is not supported.
     """
     decoder = _Decoder(
         writer,

@@ -24,14 +24,7 @@ from embedgrpc.models.tensors.weights import Tensors
 
 
 def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Family) -> str:
-    """Append the backbone to a graph with the inputs of the family.
-
-    Returns:
-        The name of the token vectors, float32 [batch, tokens, hidden_size].
-
-    Raises:
-        ModelError: The weights do not fit `config.json`, or a value in it is not supported.
-    """
+    """Append the backbone to a graph with the inputs of the family; see `build_backbone`."""
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
     check_layer_count(tensors, config, family.keys.layers)
     tensors.check(encoder_shapes(encoder.config, family, encoder.prefix, encoder.norm_names))

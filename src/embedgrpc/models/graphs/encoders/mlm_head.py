@@ -68,13 +68,6 @@ _DISTILBERT = MlmHead(
     activation_key="activation",
     epsilon_key="",
 )
-_MPNET = MlmHead(
-    words="mpnet.embeddings.word_embeddings.weight",
-    dense="lm_head.dense.",
-    norm="lm_head.layer_norm.",
-    decoder="lm_head.decoder.weight",
-    biases=("lm_head.bias", "lm_head.decoder.bias"),
-)
 _ELECTRA = MlmHead(
     words="electra.embeddings.word_embeddings.weight",
     dense="generator_predictions.dense.",
@@ -107,7 +100,7 @@ MLM_HEADS = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "distilbert": _DISTILBERT,
-    "mpnet": _MPNET,
+    "mpnet": replace(_ROBERTA, words="mpnet.embeddings.word_embeddings.weight"),
     "electra": _ELECTRA,
     "modernbert": _MODERNBERT,
     "gte": _GTE,

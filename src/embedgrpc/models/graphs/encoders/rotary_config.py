@@ -7,7 +7,7 @@ configuration.py of Alibaba-NLP/new-impl.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -184,9 +184,7 @@ def _read_nomic_bert(config: JsonObject) -> RotaryConfig:
     Raises:
         ModelError: A key is missing, or its value is not supported.
     """
-    for key, only in _NOMIC_VALUES.items():
-        if config.values.get(key) not in (None, only):
-            raise config.wrong(key, str(only).lower())
+    _check_values(config, _NOMIC_VALUES)
     if config.values.get("rotary_scaling_factor") is not None:
         raise config.wrong(
             "rotary_scaling_factor",
@@ -205,19 +203,26 @@ def _read_nomic_bert(config: JsonObject) -> RotaryConfig:
         base=older,
         positions=config.count("max_position_embeddings"),
     )
-    vocabulary_size = config.size("vocab_size")
     multiple = config.count("pad_vocab_size_multiple") or 1
     types = config.count("type_vocab_size")
     if types == 0:
         raise config.wrong("type_vocab_size", "at least 1")
+    plain = _read_plain(config, rotation, token_types=2 if types is None else types, gate="silu")
+    return replace(plain, vocabulary_size=-(-plain.vocabulary_size // multiple) * multiple)
+
+
+def _read_plain(
+    config: JsonObject, rotation: Rotation, *, token_types: int, gate: str
+) -> RotaryConfig:
+    """Read what NomicBERT and gte name alike; `gate` is the default of its activation function."""
     return RotaryConfig(
         hidden_size=config.size("hidden_size"),
         heads=config.size("num_attention_heads"),
         intermediate_size=config.size("intermediate_size"),
-        vocabulary_size=-(-vocabulary_size // multiple) * multiple,
-        token_types=2 if types is None else types,
+        vocabulary_size=config.size("vocab_size"),
+        token_types=token_types,
         epsilon=read_epsilon(config, "layer_norm_eps", default=1e-12),
-        activation=read_activation(config, "hidden_act", default="silu"),
+        activation=read_activation(config, "hidden_act", default=gate),
         windows=(0,) * config.size("num_hidden_layers"),
         rotation=rotation,
         local_rotation=rotation,
@@ -240,9 +245,7 @@ def _read_gte(config: JsonObject) -> RotaryConfig:
     Raises:
         ModelError: A key is missing, or its value is not supported.
     """
-    for key, only in _GTE_VALUES.items():
-        if config.values.get(key) not in (None, only):
-            raise config.wrong(key, str(only).lower())
+    _check_values(config, _GTE_VALUES)
     older = config.text("model_type", default="") == "new"
     size = _read_head_size(config)
     base = config.number("rope_theta", default=_NEW_BASE if older else _GTE_BASE)
@@ -255,20 +258,8 @@ def _read_gte(config: JsonObject) -> RotaryConfig:
     types = config.count("type_vocab_size")
     if types is not None and types > 1:
         raise config.wrong("type_vocab_size", "0 or 1")
-    return RotaryConfig(
-        hidden_size=config.size("hidden_size"),
-        heads=config.size("num_attention_heads"),
-        intermediate_size=config.size("intermediate_size"),
-        vocabulary_size=config.size("vocab_size"),
-        token_types=1 if types is None else types,
-        epsilon=read_epsilon(config, "layer_norm_eps", default=1e-12),
-        activation=read_activation(config, "hidden_act", default="gelu"),
-        windows=(0,) * config.size("num_hidden_layers"),
-        rotation=rotation,
-        local_rotation=rotation,
-        attention_bias=True,
-        outer_bias=True,
-    )
+    plain = _read_plain(config, rotation, token_types=1 if types is None else types, gate="gelu")
+    return replace(plain, attention_bias=True, outer_bias=True)
 
 
 def _read_ntk(parameters: JsonObject, size: int, base: float) -> Rotation:
@@ -302,6 +293,12 @@ def _read_ntk(parameters: JsonObject, size: int, base: float) -> Rotation:
     slope = np.float32(math.log(factor)) / np.float32((size / 2) ** float(power))
     steps = np.arange(1, size // 2 + 1, dtype=np.float32)
     return Rotation((frequencies / np.exp(slope * steps**power)).astype(np.float32))
+
+
+def _check_values(config: JsonObject, only: Mapping[str, object]) -> None:
+    for key, value in only.items():
+        if config.values.get(key) not in (None, value):
+            raise config.wrong(key, str(value).lower())
 
 
 def _read_parameters(config: JsonObject) -> dict[str, object]:

@@ -36,21 +36,7 @@ def build_rotary_encoder(
     *,
     has_unattended: bool = False,
 ) -> str:
-    """Append the backbone to a graph with the inputs of the family.
-
-    Args:
-        writer: The graph's writer.
-        tensors: The weights.
-        config: `config.json`.
-        family: The model's family.
-        has_unattended: Whether vectors count of tokens at the end that no token sees.
-
-    Returns:
-        The name of the token vectors, float32 [batch, tokens, hidden_size].
-
-    Raises:
-        ModelError: The weights do not fit `config.json`, or a value in it is not supported.
-    """
+    """Append the backbone to a graph with the inputs of the family; see `build_backbone`."""
     encoder = _Encoder(writer, tensors, read_rotary_config(config), family)
     encoder.has_unattended = has_unattended
     older = "n_layer"
@@ -68,22 +54,7 @@ def build_rotary_classifier(
     *,
     label_count: int,
 ) -> str:
-    """Append the head that scores a sequence.
-
-    Args:
-        writer: The graph's writer.
-        tensors: The weights.
-        config: `config.json`.
-        family: The model's family.
-        hidden: float32 [batch, tokens, hidden_size].
-        label_count: The number of labels.
-
-    Returns:
-        The name of the logits, float32 [batch, labels].
-
-    Raises:
-        ModelError: The weights do not fit `config.json`.
-    """
+    """Append the head that scores a sequence; see `encoder.build_classifier`."""
     encoder = _Encoder(writer, tensors, read_rotary_config(config), family)
     tensors.check(encoder.classifier_shapes(label_count))
     return encoder.classify(hidden)

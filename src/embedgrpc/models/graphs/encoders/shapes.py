@@ -64,14 +64,7 @@ def encoder_shapes(
 
 
 def classifier_shapes(config: EncoderConfig, dense: str, out: str, label_count: int) -> Shapes:
-    """Return the shape of each tensor of a classifier.
-
-    Args:
-        config: The sizes of the backbone.
-        dense: Name of the first layer.
-        out: Name of the second layer.
-        label_count: The number of labels.
-    """
+    """Return the shape of each tensor of a classifier of two layers."""
     size = config.hidden_size
     return {
         f"{dense}.weight": (size, size),

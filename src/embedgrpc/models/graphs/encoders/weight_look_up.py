@@ -32,11 +32,6 @@ def read_table_weights(
 ) -> FloatArray:
     """Read the weights of all token ids.
 
-    Args:
-        weight_file: The file of the table.
-        properties: The model's properties.
-        table: The table.
-
     Returns:
         float32 [token ids].
 

@@ -88,11 +88,6 @@ def check_vocabulary(
 ) -> None:
     """Check that the logits found have one value for every vocabulary entry.
 
-    Args:
-        graph_path: The graph with our outputs.
-        weight_file: The ONNX file.
-        properties: The model's properties.
-
     Raises:
         ModelError: They have another number of values.
     """

@@ -4,7 +4,7 @@ Such a graph pools, scales and applies the heads by itself. The token vectors ar
 that all three outputs depend on. The model's files say what to compute from them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from onnx import TensorProto
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.names import clear_names
+from embedgrpc.models.graphs.exports.names import clear_names, values_read
 from embedgrpc.models.graphs.outputs import (
     HIDDEN_NAMES,
     SENTENCE_EMBEDDING,
@@ -207,7 +207,7 @@ def _sources(graph: onnx.GraphProto, homes: Mapping[str, int], name: str) -> set
         if value not in homes or value in found:
             continue
         found.add(value)
-        left.extend(_inputs(graph.node[homes[value]]))
+        left.extend(values_read(graph.node[homes[value]]))
     return found
 
 
@@ -215,15 +215,6 @@ def _dependents(graph: onnx.GraphProto, name: str) -> set[str]:
     """Return all values that depend on an input, itself included."""
     found = {name}
     for node in graph.node:
-        if found.intersection(_inputs(node)):
+        if found.intersection(values_read(node)):
             found.update(node.output)
     return found
-
-
-def _inputs(node: onnx.NodeProto) -> Iterable[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        # Branches of conditions use values of the graph around them.
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _inputs(inner)

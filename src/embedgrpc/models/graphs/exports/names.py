@@ -1,6 +1,6 @@
-"""Handles the output names of exports, which may collide with our own."""
+"""Handles the names in exports: those of outputs may collide with our own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import TensorProto
@@ -46,3 +46,14 @@ def as_float(writer: GraphWriter, name: str, described: onnx.ValueInfoProto) -> 
     if described.type.tensor_type.elem_type == TensorProto.FLOAT:
         return name
     return writer.op("Cast", name, to=TensorProto.FLOAT)
+
+
+def values_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the values that a node reads, also inside of its branches and loops."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from values_read(inner)
+            # A branch may return a value of the graph around it.
+            yield from (value.name for value in graph.output)

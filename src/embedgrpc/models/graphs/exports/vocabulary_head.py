@@ -4,7 +4,7 @@ The head computes a logit for every entry of the vocabulary and every token: for
 Qwen3 model, 2.5 GB. A reranker needs one or two of them, so only their weights are kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.names import TOKEN_RANK, configured_output
+from embedgrpc.models.graphs.exports.names import TOKEN_RANK, configured_output, values_read
 from embedgrpc.models.graphs.exports.onnx_file import read_tensor
 from embedgrpc.models.graphs.heads.logit_score import Step, TokenRows
 from embedgrpc.models.graphs.outputs import LOGITS
@@ -32,11 +32,6 @@ def cut_vocabulary_head(
     model: onnx.ModelProto, weight_file: WeightFile, properties: ModelProperties
 ) -> tuple[str, TokenRows] | None:
     """Remove the vocabulary head of a causal model, and everything that only it needs.
-
-    Args:
-        model: The graph, as read from the file.
-        weight_file: The ONNX file.
-        properties: The model's properties.
 
     Returns:
         The name of the token vectors, [batch, tokens, hidden_size], and the weights to keep; None
@@ -168,22 +163,11 @@ def _keep(graph: onnx.GraphProto, name: str) -> None:
         node = producers.get(value)
         if node is not None:
             needed.update(node.output)
-            pending.extend(_uses(node))
+            pending.extend(values_read(node))
     nodes = [node for node in graph.node if any(output in needed for output in node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {value for node in nodes for value in _uses(node)}
+    used = {value for node in nodes for value in values_read(node)}
     weights = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(weights)
-
-
-def _uses(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the values that a node reads, also inside of its branches and loops."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _uses(inner)
-            # A branch may return a value of the graph around it.
-            yield from (value.name for value in graph.output)

@@ -115,13 +115,7 @@ def find_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
     They are float32 matrices without another use. Weights of exact products are left out, and those
     with few columns, as classifiers have them: they take no time.
     """
-    matrices = {
-        tensor.name
-        for tensor in graph.initializer
-        if tensor.data_type == TensorProto.FLOAT
-        and len(tensor.dims) == _MATRIX_RANK
-        and tensor.dims[1] >= _COLUMNS_MIN
-    }
+    matrices = _find_matrices(graph)
     used_otherwise = {
         name
         for node in graph.node
@@ -139,14 +133,7 @@ def find_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
 
 def find_tables(graph: onnx.GraphProto) -> frozenset[str]:
     """Return the large float32 tables of which rows are looked up, and that have no other use."""
-    found = {
-        tensor.name
-        for tensor in graph.initializer
-        if tensor.data_type == TensorProto.FLOAT
-        and len(tensor.dims) == _MATRIX_RANK
-        and tensor.dims[0] >= _TABLE_ROWS_MIN
-        and tensor.dims[1] >= _COLUMNS_MIN
-    }
+    found = _find_matrices(graph, rows_min=_TABLE_ROWS_MIN)
     used_otherwise = {
         name
         for node in graph.node
@@ -155,6 +142,17 @@ def find_tables(graph: onnx.GraphProto) -> frozenset[str]:
     }
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     return frozenset((found & looked_up) - used_otherwise)
+
+
+def _find_matrices(graph: onnx.GraphProto, *, rows_min: int = 0) -> set[str]:
+    return {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+        and len(tensor.dims) == _MATRIX_RANK
+        and tensor.dims[0] >= rows_min
+        and tensor.dims[1] >= _COLUMNS_MIN
+    }
 
 
 def _axis_of(node: onnx.NodeProto) -> int:

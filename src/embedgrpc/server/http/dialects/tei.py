@@ -3,7 +3,7 @@
 Source: its OpenAPI description and `router/src/http`, for statuses, bodies and quirks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 import msgspec
@@ -94,20 +94,38 @@ async def embed_body(exchange: Exchange, body: EmbedRequest) -> Answer:
         normalize=body.normalize is not False,
         dimensions=body.dimensions or 0,
     )
-    if body.prompt_name is not None:
-        options.prompt_name = body.prompt_name
     texts = _read_texts(body.inputs)
-    answer = await embed(
-        exchange,
-        texts,
-        options,
-        model=None,
-        default=default_model(exchange),
-        field="inputs",
-        copies=JSON_COPIES,
-        pack=_pack,
+    return await embed_by(exchange, texts, options, prompt_name=body.prompt_name, pack=_pack)
+
+
+async def embed_by(
+    exchange: Exchange,
+    texts: str | Sequence[str],
+    options: embedding_service_pb2.EmbedOptions,
+    *,
+    prompt_name: str | None,
+    pack: Callable[[EmbeddedBatch], bytes],
+    field: str = "inputs",
+    copies: float = JSON_COPIES,
+) -> Answer:
+    """Embed a text or several with the model of this API, by a prompt if the body names one.
+
+    The other arguments are those of `work.embed`.
+    """
+    if prompt_name is not None:
+        options.prompt_name = prompt_name
+    return Answer(
+        await embed(
+            exchange,
+            [texts] if isinstance(texts, str) else texts,
+            options,
+            model=None,
+            default=default_model(exchange),
+            field=field,
+            copies=copies,
+            pack=pack,
+        )
     )
-    return Answer(answer)
 
 
 def default_model(exchange: Exchange) -> str:

@@ -5,11 +5,10 @@ import msgspec
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import Vectors
-from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
+from embedgrpc.server.http.dialects.tei import TAG, as_truncation, embed_by, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.fields import PromptName, TeiTruncate, TextOrTexts, TruncationDirection
 from embedgrpc.server.http.rows import number_lists
-from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -36,20 +35,7 @@ async def embed_tokens(exchange: Exchange) -> Answer:
         token_vectors=True,
         truncation=as_truncation(body.truncate, body.truncation_direction),
     )
-    if body.prompt_name is not None:
-        options.prompt_name = body.prompt_name
-    return Answer(
-        await embed(
-            exchange,
-            [body.inputs] if isinstance(body.inputs, str) else body.inputs,
-            options,
-            model=None,
-            default=default_model(exchange),
-            field="inputs",
-            copies=JSON_COPIES,
-            pack=_pack,
-        )
-    )
+    return await embed_by(exchange, body.inputs, options, prompt_name=body.prompt_name, pack=_pack)
 
 
 def _pack(embedded: EmbeddedBatch) -> bytes:

@@ -6,7 +6,13 @@ import msgspec
 
 from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
-from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
+from embedgrpc.server.http.dialects.tei import (
+    TAG,
+    as_truncation,
+    default_model,
+    embed_by,
+    tei_error,
+)
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.fields import (
     PromptName,
@@ -18,7 +24,7 @@ from embedgrpc.server.http.fields import (
     about,
 )
 from embedgrpc.server.http.rows import json_list
-from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
+from embedgrpc.server.http.work import JSON_COPIES, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.server.tei.rules import choose_scale
@@ -93,21 +99,14 @@ async def embed_sparse(exchange: Exchange) -> Answer:
         representations=[embedding_service_pb2.REPRESENTATION_SPARSE],
         truncation=as_truncation(body.truncate, body.truncation_direction),
     )
-    if body.prompt_name is not None:
-        options.prompt_name = body.prompt_name
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    return Answer(
-        await embed(
-            exchange,
-            texts,
-            options,
-            model=None,
-            default=default_model(exchange),
-            field="inputs",
-            # A weight of 8 bytes becomes an object of about 40.
-            copies=2 * JSON_COPIES,
-            pack=_pack_sparse,
-        )
+    return await embed_by(
+        exchange,
+        body.inputs,
+        options,
+        prompt_name=body.prompt_name,
+        # A weight of 8 bytes becomes an object of about 40.
+        copies=2 * JSON_COPIES,
+        pack=_pack_sparse,
     )
 
 

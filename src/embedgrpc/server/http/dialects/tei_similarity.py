@@ -10,11 +10,10 @@ from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
-from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
+from embedgrpc.server.http.dialects.tei import TAG, as_truncation, embed_by, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.fields import PromptName, TeiTruncate, Texts, TruncationDirection, about
 from embedgrpc.server.http.rows import dense_of
-from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -58,23 +57,13 @@ async def compare(exchange: Exchange) -> Answer:
         truncation=as_truncation(parameters.truncate, parameters.truncation_direction),
         normalize=True,
     )
-    if parameters.prompt_name is not None:
-        options.prompt_name = parameters.prompt_name
+    texts = [inputs.source_sentence, *inputs.sentences]
+    name = parameters.prompt_name
     try:
-        answer = await embed(
-            exchange,
-            [inputs.source_sentence, *inputs.sentences],
-            options,
-            model=None,
-            default=default_model(exchange),
-            field="texts",
-            copies=JSON_COPIES,
-            pack=_pack,
-        )
+        return await embed_by(exchange, texts, options, prompt_name=name, field="texts", pack=_pack)
     except EngineError as error:
         _name_sentence(error)
         raise
-    return Answer(answer)
 
 
 def _name_sentence(error: EngineError) -> None:
