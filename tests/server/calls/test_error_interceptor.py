@@ -33,8 +33,18 @@ class _Raising:
         yield b"first"
         raise self.error
 
-    async def write(self, _request: Any, context: Any) -> None:
-        await context.write(b"first")
+    # Streams are read to their end first: a call that ends while gRPC's client still sends from an
+    # iterator has no details.
+    async def collect(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        await self.consume(requests, context)
+        raise self.error
+
+    async def exchange(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        yield await self.consume(requests, context)
+        raise self.error
+
+    async def write(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        await context.write(await self.consume(requests, context))
         raise self.error
 
     async def consume(self, requests: AsyncIterator[bytes], _context: Any) -> bytes:
@@ -85,8 +95,8 @@ def _methods(service: _Raising) -> dict[str, Any]:
     return {
         "UnaryUnary": grpc.unary_unary_rpc_method_handler(service.unary),
         "UnaryStream": grpc.unary_stream_rpc_method_handler(service.generate),
-        "StreamUnary": grpc.stream_unary_rpc_method_handler(service.unary),
-        "StreamStream": grpc.stream_stream_rpc_method_handler(service.generate),
+        "StreamUnary": grpc.stream_unary_rpc_method_handler(service.collect),
+        "StreamStream": grpc.stream_stream_rpc_method_handler(service.exchange),
         "StreamWrite": grpc.stream_stream_rpc_method_handler(service.write),
     }
 
