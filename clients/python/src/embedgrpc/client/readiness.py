@@ -49,7 +49,7 @@ class Readiness:
         self._target = target
         self._pause_s = _PAUSE_S
         self._cause: EmbedGrpcError | None = None
-        self._why = "it serves no model"
+        self._why = ""
 
     def left_s(self) -> float:
         """Return the time for the next question, in seconds."""
@@ -67,6 +67,9 @@ class Readiness:
         """
         if not isinstance(error, _NOT_YET):
             raise error
+        if self._why and isinstance(error, DeadlineExpiredError):
+            # The time for the last question is over: an earlier answer says more.
+            return
         self._why, self._cause = str(error), error
 
     def pause_s(self) -> float:
