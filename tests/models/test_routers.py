@@ -451,3 +451,14 @@ def test_triton_does_not_run_it(tmp_path: Path) -> None:
     )
     assert done.code == 1
     assert "several routes, which are not run on Triton" in done.err
+
+
+def test_routes_that_name_routers_often(tmp_path: Path) -> None:
+    """Four small files do not make a text pass 16 million modules."""
+    _write(tmp_path, [])
+    folder = tmp_path
+    for name in ("r", "r", "r", "a"):
+        _write_inner(folder, {"text": [name] * 64})
+        folder /= name
+    with pytest.raises(ModelError, match="a text would pass more than 64 modules and routers"):
+        read_routing(tmp_path)
