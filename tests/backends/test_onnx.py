@@ -160,6 +160,59 @@ def test_a_run_that_gives_way_leaves_the_cores_to_others(
     backend.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+def test_a_run_that_gives_way_holds_up_no_end() -> None:
+    """Closing does not wait for it, nor does the end of the process."""
+    begun, may_end, ended = Event(), Event(), Event()
+    daemons: list[bool] = []
+
+    class Held:
+        def run(self, *_: Any) -> None:
+            daemons.append(threading.current_thread().daemon)
+            begun.set()
+            may_end.wait()
+
+    sessions = onnx_sessions.Sessions(Held(), Held)
+    with sessions.for_run(is_short=False, gives_way=True):
+        assert sessions._opener is not None
+        sessions._opener.join()
+
+    def run() -> None:
+        with sessions.for_run(is_short=False, gives_way=True) as session:
+            session.run()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert begun.wait(60)
+    closing = threading.Thread(target=sessions.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    is_closed = not closing.is_alive()
+    may_end.set()
+    assert ended.wait(60)
+    assert is_closed
+    assert daemons == [True]
+
+
+def test_the_error_of_a_run_that_gives_way_reaches_its_lane() -> None:
+    """It is the session's own error."""
+
+    class Failing:
+        def run(self, *_: Any) -> None:
+            raise ValueError("no")
+
+    sessions = onnx_sessions.Sessions(Failing(), Failing)
+    with sessions.for_run(is_short=False, gives_way=True):
+        assert sessions._opener is not None
+        sessions._opener.join()
+    with (
+        sessions.for_run(is_short=False, gives_way=True) as session,
+        pytest.raises(ValueError, match="no"),
+    ):
+        session.run()
+    sessions.close()
+
+
 @pytest.mark.parametrize(("lanes", "threads"), [(1, 2), (2, 1), (2, 4)])
 def test_only_a_session_with_one_thread_gives_way(
     graph_path: Path, lanes: int, threads: int
