@@ -1,6 +1,7 @@
 """Models with routes: which modules the texts of a role pass, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -462,3 +463,15 @@ def test_routes_that_name_routers_often(tmp_path: Path) -> None:
         folder /= name
     with pytest.raises(ModelError, match="a text would pass more than 64 modules and routers"):
         read_routing(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["router-splade", "router-mixed"])
+def test_an_adapter_is_for_the_routes_with_an_encoder(tmp_path: Path, name: str) -> None:
+    """A table of another route has no weights to merge it into."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(FIXTURES / "lora-qwen3" / file, adapter / file)
+    files = resolve(str(FIXTURES / name), str(adapter))
+    found = read_routes(files, ModelOverrides(adapter=str(adapter)))
+    assert sorted(route.adapter is not None for route in found.by_route.values()) == [False, True]
