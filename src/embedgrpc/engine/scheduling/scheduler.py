@@ -243,7 +243,7 @@ class Scheduler:
         batch = self._dispatcher.begin(now)
         if batch is None:
             return None
-        wanted, late = self._running_entries.begin(batch.entries, now)
+        wanted, late = self._running_entries.begin(batch.entries, now, gives_way=batch.gives_way)
         if len(wanted) < len(batch.entries):
             batch = replace(batch, entries=wanted)
         return batch, self._cancellations.begin(wanted, gives_way=batch.gives_way), late
