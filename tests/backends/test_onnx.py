@@ -1,6 +1,7 @@
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -211,6 +212,23 @@ def test_the_error_of_a_run_that_gives_way_reaches_its_lane() -> None:
     ):
         session.run()
     sessions.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+def test_no_run_gives_way_without_the_second_session(graph_path: Path, tmp_path: Path) -> None:
+    """It cannot be opened, for example because the cache was cleared meanwhile."""
+    copy = tmp_path / "graph"
+    shutil.copytree(graph_path.parent, copy)
+    backend = OnnxBackend(copy / graph_path.name, device="cpu", lanes=2, intra_op_threads=2)
+    assert backend.can_give_way
+    shutil.rmtree(copy)
+    giving_way = RunContext(gives_way=True)
+    assert backend.run(_batch("sentence_embedding"), giving_way)
+    assert backend._sessions._opener is not None
+    backend._sessions._opener.join()
+    assert not backend.can_give_way
+    assert backend.run(_batch("sentence_embedding"), giving_way)
+    backend.close()
 
 
 @pytest.mark.parametrize(("lanes", "threads"), [(1, 2), (2, 1), (2, 4)])

@@ -91,6 +91,11 @@ class Sessions:
         self._ended = 0.0
         self._changing = threading.Lock()
 
+    @property
+    def may_have_second(self) -> bool:
+        """Whether there is a second session, or can be one as far as is known."""
+        return self._open_second is not None
+
     @contextmanager
     def for_run(self, *, is_short: bool, gives_way: bool = False) -> Iterator[Any]:
         """Hold a session for a run; the first one while the second is being opened.
@@ -139,6 +144,7 @@ class Sessions:
             self._second = open_second()
         except BackendError as error:
             # All runs keep sharing the first session.
+            self._open_second = None
             _logger.warning("no second session", extra={"problem": str(error)})
 
 

@@ -240,6 +240,7 @@ class Scheduler:
         """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
+        self._dispatcher.bulk_gives_way = self._backend.can_give_way
         batch = self._dispatcher.begin(now)
         if batch is None:
             return None
