@@ -1,6 +1,7 @@
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -157,6 +158,76 @@ def test_a_run_that_gives_way_leaves_the_cores_to_others(
     ):
         assert beside is backend._session
     monkeypatch.undo()
+    backend.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+def test_a_run_that_gives_way_holds_up_no_end() -> None:
+    """Closing does not wait for it, nor does the end of the process."""
+    begun, may_end, ended = Event(), Event(), Event()
+    daemons: list[bool] = []
+
+    class Held:
+        def run(self, *_: Any) -> None:
+            daemons.append(threading.current_thread().daemon)
+            begun.set()
+            may_end.wait()
+
+    sessions = onnx_sessions.Sessions(Held(), Held)
+    with sessions.for_run(is_short=False, gives_way=True):
+        assert sessions._opener is not None
+        sessions._opener.join()
+
+    def run() -> None:
+        with sessions.for_run(is_short=False, gives_way=True) as session:
+            session.run()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert begun.wait(60)
+    closing = threading.Thread(target=sessions.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    is_closed = not closing.is_alive()
+    may_end.set()
+    assert ended.wait(60)
+    assert is_closed
+    assert daemons == [True]
+
+
+def test_the_error_of_a_run_that_gives_way_reaches_its_lane() -> None:
+    """It is the session's own error."""
+
+    class Failing:
+        def run(self, *_: Any) -> None:
+            raise ValueError("no")
+
+    sessions = onnx_sessions.Sessions(Failing(), Failing)
+    with sessions.for_run(is_short=False, gives_way=True):
+        assert sessions._opener is not None
+        sessions._opener.join()
+    with (
+        sessions.for_run(is_short=False, gives_way=True) as session,
+        pytest.raises(ValueError, match="no"),
+    ):
+        session.run()
+    sessions.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+def test_no_run_gives_way_without_the_second_session(graph_path: Path, tmp_path: Path) -> None:
+    """It cannot be opened, for example because the cache was cleared meanwhile."""
+    copy = tmp_path / "graph"
+    shutil.copytree(graph_path.parent, copy)
+    backend = OnnxBackend(copy / graph_path.name, device="cpu", lanes=2, intra_op_threads=2)
+    assert backend.can_give_way
+    shutil.rmtree(copy)
+    giving_way = RunContext(gives_way=True)
+    assert backend.run(_batch("sentence_embedding"), giving_way)
+    assert backend._sessions._opener is not None
+    backend._sessions._opener.join()
+    assert not backend.can_give_way
+    assert backend.run(_batch("sentence_embedding"), giving_way)
     backend.close()
 
 

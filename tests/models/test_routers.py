@@ -1,6 +1,7 @@
 """Models with routes: which modules the texts of a role pass, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,3 +452,26 @@ def test_triton_does_not_run_it(tmp_path: Path) -> None:
     )
     assert done.code == 1
     assert "several routes, which are not run on Triton" in done.err
+
+
+def test_routes_that_name_routers_often(tmp_path: Path) -> None:
+    """Four small files do not make a text pass 16 million modules."""
+    _write(tmp_path, [])
+    folder = tmp_path
+    for name in ("r", "r", "r", "a"):
+        _write_inner(folder, {"text": [name] * 64})
+        folder /= name
+    with pytest.raises(ModelError, match="a text would pass more than 64 modules and routers"):
+        read_routing(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["router-splade", "router-mixed"])
+def test_an_adapter_is_for_the_routes_with_an_encoder(tmp_path: Path, name: str) -> None:
+    """A table of another route has no weights to merge it into."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(FIXTURES / "lora-qwen3" / file, adapter / file)
+    files = resolve(str(FIXTURES / name), str(adapter))
+    found = read_routes(files, ModelOverrides(adapter=str(adapter)))
+    assert sorted(route.adapter is not None for route in found.by_route.values()) == [False, True]

@@ -169,7 +169,10 @@ class Backend(Protocol):
 
     @property
     def can_give_way(self) -> bool:
-        """Whether a run can leave the cores to others while they need them, lanes or not."""
+        """Whether a run can leave the cores to others while they need them, lanes or not.
+
+        It may turn out later that none can.
+        """
         ...
 
     @property

@@ -120,8 +120,8 @@ class OnnxBackend:
 
     @property
     def can_give_way(self) -> bool:
-        """Whether there is a second session whose only thread is that of the run."""
-        return self._can_give_way
+        """Whether there may be a second session whose only thread is that of the run."""
+        return self._can_give_way and self._sessions.may_have_second
 
     @property
     def parallelism(self) -> int:
@@ -151,7 +151,7 @@ class OnnxBackend:
             if self._device == "cpu":
                 is_short = len(batch.input_ids) == 1
                 with self._sessions.for_run(
-                    is_short=is_short, gives_way=context.gives_way and self._can_give_way
+                    is_short=is_short, gives_way=context.gives_way and self.can_give_way
                 ) as session:
                     outputs = session.run(list(batch.outputs), inputs, self._run_options)
             else:

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,37 @@ _logger = logging.getLogger(__name__)
 
 
 class _GivingWay:
-    """Runs a session in threads that give way to all others.
+    """Runs a session in threads that give way to all others, one for each run.
 
     The threads that wait for them keep their priority, and so does all work around a run: a thread
     that gives way must not hold the interpreter lock for long.
 
     Args:
         session: The session.
-        threads: The threads.
     """
 
-    def __init__(self, session: Any, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
-        self._threads = threads
 
     def run(self, *arguments: Any) -> Any:
         """Run the session; see ONNX Runtime."""
-        return self._threads.submit(self._session.run, *arguments).result()
+        return self._start(arguments).result()
+
+    def _start(self, arguments: Sequence[Any]) -> Future[Any]:
+        outcome: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                give_way()
+                outcome.set_result(self._session.run(*arguments))
+            except BaseException as error:  # noqa: BLE001 - a lane waits
+                # The frames refer to the outcome.
+                outcome.set_exception(error.with_traceback(None))
+
+        # A daemon, as lanes are. Beside a busy program a run may take minutes, and neither closing
+        # nor the end of the process may wait for it.
+        threading.Thread(target=run, name="give-way", daemon=True).start()
+        return outcome
 
 
 class Sessions:
@@ -72,12 +86,15 @@ class Sessions:
         self._second: Any = None
         self._open_second = open_second
         self._opener: threading.Thread | None = None
-        # As many as there are runs that give way; they start when they are needed.
-        self._giving_way = ThreadPoolExecutor(initializer=give_way, thread_name_prefix="give-way")
         self._running = 0
         # When the last run ended, in seconds of `time.monotonic`.
         self._ended = 0.0
         self._changing = threading.Lock()
+
+    @property
+    def may_have_second(self) -> bool:
+        """Whether there is a second session, or can be one as far as is known."""
+        return self._open_second is not None
 
     @contextmanager
     def for_run(self, *, is_short: bool, gives_way: bool = False) -> Iterator[Any]:
@@ -91,7 +108,7 @@ class Sessions:
                 it was not in progress. It does not as long as the second session is being opened.
         """
         if gives_way and self._second is not None:
-            yield _GivingWay(self._second, self._giving_way)
+            yield _GivingWay(self._second)
             return
         with self._changing:
             session = self._first
@@ -117,10 +134,9 @@ class Sessions:
                 self._ended = time.monotonic()
 
     def close(self) -> None:
-        """Free the weights. No run is in progress."""
+        """Free the weights, once the runs in progress have ended."""
         if self._opener is not None:
             self._opener.join()
-        self._giving_way.shutdown()
         del self._first, self._second
 
     def _open(self, open_second: Callable[[], Any]) -> None:
@@ -128,6 +144,7 @@ class Sessions:
             self._second = open_second()
         except BackendError as error:
             # All runs keep sharing the first session.
+            self._open_second = None
             _logger.warning("no second session", extra={"problem": str(error)})
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,16 @@ def test_prompts_are_counted_where_one_is_left_out() -> None:
     counts = _pad(_sequence(1, 2, prompt_tokens=1), _sequence(3)).prompt_tokens
     assert counts is not None
     assert counts.tolist() == [1, 0]
+
+
+def test_rows_of_many_lengths_leave_little_behind() -> None:
+    """A client that sends texts of every length cannot fill the memory."""
+    lengths = range(32_768 - 100, 32_768)
+    tracemalloc.start()
+    try:
+        for length in lengths:
+            _pad(TokenSequence(np.zeros(length, np.int64), None, length))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2**20

@@ -525,6 +525,49 @@ async def test_bulk_that_gives_way_keeps_its_lanes() -> None:
     assert len(bulk.rows) == 3
 
 
+async def test_a_call_does_not_wait_for_an_equal_text_that_gives_way() -> None:
+    """It runs by itself, before the bulk batch has ended; bulk work joins the running text."""
+    backend = FakeBackend(lanes=2)
+    backend.can_give_way = True
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        await (await submit(engine, ["a call"])).done.wait()
+        backend.gate.close()
+        bulk = [await submit(engine, ["same"], Call(WorkClass.BULK))]
+        backend.gate.wait_for(1)
+        bulk.append(await submit(engine, ["same"], Call(WorkClass.BULK)))
+        calls = [await submit(engine, ["same"])]
+        backend.gate.wait_for(2)
+        calls.append(await submit(engine, ["same"]))
+        backend.gate.open()
+        for sink in (*bulk, *calls):
+            await sink.done.wait()
+        # Nothing is left that a text could join.
+        assert not len(engine.scheduler._running_entries)
+    assert [batch.texts for batch in backend.batches] == [("a call",), ("same",), ("same",)]
+    assert {sink.rows[0][0] for sink in (*bulk, *calls)} == {answer("same")[0]}
+
+
+async def test_bulk_leaves_a_lane_free_once_it_cannot_give_way() -> None:
+    """The backend's second session may fail to open."""
+    backend = FakeBackend(lanes=2)
+    backend.can_give_way = True
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        await (await submit(engine, ["a call"])).done.wait()
+        backend.can_give_way = False
+        backend.gate.close()
+        bulk = await submit(engine, ["b1", "b2", "b3"], Call(WorkClass.BULK))
+        backend.gate.wait_for(1)
+        call = await submit(engine, ["another call"])
+        backend.gate.wait_for(2)
+        assert {batch.texts[0] for batch in backend.batches[1:]} == {"b1", "another call"}
+        backend.gate.open()
+        await call.done.wait()
+        await bulk.done.wait()
+    assert not backend.gave_way
+
+
 async def test_bulk_takes_every_lane_when_no_calls_come() -> None:
     """Without recent calls, bulk work takes all lanes."""
     backend = FakeBackend(lanes=2)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
+from embedgrpc.engine.work_class import WorkClass
 
 
 class RunningEntries:
@@ -10,6 +11,8 @@ class RunningEntries:
 
     def __init__(self) -> None:
         self._entries: dict[SequenceKey, BatchEntry] = {}
+        # Those whose batch gives way to interactive work, which does not wait for them.
+        self._giving_way: set[SequenceKey] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -19,12 +22,14 @@ class RunningEntries:
         entry = self._entries.get(queued.key)
         if entry is None:
             return False
+        if queued.key in self._giving_way and queued.job.call.work_class is WorkClass.INTERACTIVE:
+            return False
         queued.gone = True
         entry.append(queued)
         return True
 
     def begin(
-        self, entries: Iterable[BatchEntry], now: float
+        self, entries: Iterable[BatchEntry], now: float, *, gives_way: bool = False
     ) -> tuple[list[BatchEntry], list[BatchEntry]]:
         """Register the entries of a batch that is about to run.
 
@@ -37,11 +42,18 @@ class RunningEntries:
             if not any(one.is_wanted(now) for one in entry):
                 late.append([one for one in entry if not one.job.cancelled])
             else:
+                # Instead of an equal one that gives way.
                 self._entries[entry[0].key] = entry
+                self._giving_way.discard(entry[0].key)
+                if gives_way:
+                    self._giving_way.add(entry[0].key)
                 wanted.append(entry)
         return wanted, late
 
     def end(self, entries: Iterable[BatchEntry]) -> None:
         """Forget entries that ran: nothing can join them any more."""
         for entry in entries:
-            del self._entries[entry[0].key]
+            key = entry[0].key
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+                self._giving_way.discard(key)

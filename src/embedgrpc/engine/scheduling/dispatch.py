@@ -42,7 +42,7 @@ class Dispatcher:
 
     Attributes:
         queue: The queue.
-        batches_max: Maximum batches at once.
+        bulk_gives_way: As above; may be set later.
     """
 
     def __init__(
@@ -59,11 +59,15 @@ class Dispatcher:
         self._bulk_batch_s = bulk_batch_s
         self._lanes = lanes
         self._lanes_compete = lanes_compete
-        self._bulk_gives_way = bulk_gives_way
-        self.batches_max = lanes + bulk_gives_way
+        self.bulk_gives_way = bulk_gives_way
         # Interactive tokens that began beside bulk batches since the last of those ended.
         self._passed_tokens = 0
         self._running = dict.fromkeys(WorkClass, 0)
+
+    @property
+    def batches_max(self) -> int:
+        """Maximum batches at once."""
+        return self._lanes + self.bulk_gives_way
 
     @property
     def busy(self) -> int:
@@ -75,7 +79,7 @@ class Dispatcher:
 
         Those that give way hold nobody up, whatever their size.
         """
-        if work_class is WorkClass.BULK and not self._bulk_gives_way:
+        if work_class is WorkClass.BULK and not self.bulk_gives_way:
             self.queue.budget = self.queue.budget.after_bulk_batch(
                 padded_tokens, seconds, limit_s=self._bulk_batch_s
             )
@@ -96,7 +100,7 @@ class Dispatcher:
             self._passed_tokens += len(entries) * max(entry[0].tokens for entry in entries)
         self._running[work_class] += 1
         is_bulk = work_class is WorkClass.BULK
-        gives_way = is_bulk and self._bulk_gives_way and self.queue.is_shared(now)
+        gives_way = is_bulk and self.bulk_gives_way and self.queue.is_shared(now)
         return Batch(work_class, entries, gives_way)
 
     def finish(self, work_class: WorkClass) -> None:
@@ -128,10 +132,10 @@ class Dispatcher:
         classes = set()
         lanes = 1 if self._lanes_compete else self._lanes
         limit = INTERACTIVE_WEIGHT * self.queue.budget.tokens
-        is_overdue = self._bulk_gives_way and self._passed_tokens >= limit
+        is_overdue = self.bulk_gives_way and self._passed_tokens >= limit
         if self._running[WorkClass.INTERACTIVE] < lanes and not is_overdue:
             classes.add(WorkClass.INTERACTIVE)
-        leaves_free = not self._bulk_gives_way and self.queue.is_shared(now)
+        leaves_free = not self.bulk_gives_way and self.queue.is_shared(now)
         bulk_lanes = max(lanes - leaves_free, 1)
         may_pass = not self.queue.waiting(WorkClass.INTERACTIVE) or self.queue.is_bulk_due()
         if self._running[WorkClass.BULK] < bulk_lanes and may_pass:

@@ -1,7 +1,7 @@
 """Pads sequences of different lengths into one rectangle."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -9,14 +9,16 @@ from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
-# The lengths of the rows of batches, which repeat.
-_KNOWN_LENGTHS = 512
 
-
-@lru_cache(_KNOWN_LENGTHS)
 def _steps(length: int) -> IntArray:
     """Return the places of a row. `arange` lets other threads run, and then waits for its turn."""
-    return np.arange(length)
+    return _known_steps((length - 1).bit_length())[:length]
+
+
+@cache
+def _known_steps(power: int) -> IntArray:
+    """Return the places of a row of 2 to this power: one row for each length would take 100 MB."""
+    return np.arange(1 << power)
 
 
 def pad(

@@ -240,10 +240,11 @@ class Scheduler:
         """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
+        self._dispatcher.bulk_gives_way = self._backend.can_give_way
         batch = self._dispatcher.begin(now)
         if batch is None:
             return None
-        wanted, late = self._running_entries.begin(batch.entries, now)
+        wanted, late = self._running_entries.begin(batch.entries, now, gives_way=batch.gives_way)
         if len(wanted) < len(batch.entries):
             batch = replace(batch, entries=wanted)
         return batch, self._cancellations.begin(wanted, gives_way=batch.gives_way), late

@@ -72,7 +72,7 @@ def read_routes(files: ModelFiles, overrides: ModelOverrides | None = None) -> R
     if routing is None:
         return RoutedProperties({"": read(files, overrides)}, {None: ""})
     read_all = {
-        name: read(files, _fitting(overrides, route, routing), route=route)
+        name: read(*_fitting(files, overrides, route, routing), route=route)
         for name, route in routing.routes.items()
     }
     for name, found in read_all.items():
@@ -83,12 +83,17 @@ def read_routes(files: ModelFiles, overrides: ModelOverrides | None = None) -> R
     return RoutedProperties(read_all, routing.by_role, routing.skipped)
 
 
-def _fitting(overrides: ModelOverrides, route: Route, routing: Routing) -> ModelOverrides:
-    """Return the settings for one route: those for encoders are for the routes that have one."""
+def _fitting(
+    files: ModelFiles, overrides: ModelOverrides, route: Route, routing: Routing
+) -> tuple[ModelFiles, ModelOverrides]:
+    """Return the files and the settings for one route.
+
+    An adapter, and settings for encoders, are for the routes that have one.
+    """
     if route.has_encoder or not any(other.has_encoder for other in routing.routes.values()):
-        return overrides
+        return files, overrides
     plain = ModelOverrides()
-    return replace(
+    return replace(files, adapter="", adapter_source=""), replace(
         overrides,
         pooling=plain.pooling,
         file=plain.file,

@@ -202,13 +202,23 @@ class _Passed:
 
     @classmethod
     def of(cls, steps: Iterable[_Step], role: TextRole | None) -> "_Passed":
-        """Follow the texts of a role through modules."""
+        """Follow the texts of a role through modules.
+
+        Raises:
+            ModelError: They would pass too many.
+        """
         passed = cls()
         passed._add(steps, role)
         return passed
 
     def _add(self, steps: Iterable[_Step], role: TextRole | None) -> None:
         for step in steps:
+            if len(self.entries) + len(self.routers) == ROUTED_MODULES_MAX:
+                # Routes that name routers several times, in one another, would multiply.
+                place = step.config.path if isinstance(step, _Router) else step.type_place
+                raise ModelError(
+                    f"{place}: a text would pass more than {ROUTED_MODULES_MAX} modules and routers"
+                )
             if isinstance(step, ModuleEntry):
                 self.entries.append(step)
                 continue

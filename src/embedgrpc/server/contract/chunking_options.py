@@ -89,10 +89,11 @@ def _read_spans(message: embedding_service_pb2.ChunkBySpans, *, field: str) -> B
     ends: list[int] = []
     places = [0]
     for index, one in enumerate(texts):
+        # First: only the starts were counted.
+        check_pairs(one, field=f"{field}.texts[{index}]")
         starts.extend(one.character_starts)
         ends.extend(one.character_ends)
         places.append(len(starts))
-        check_pairs(one, field=f"{field}.texts[{index}]")
     spans: IntArray = np.array([starts, ends], np.int64).T  # [spans, 2]
     first = find_wrong_span(spans)
     if first is not None:
