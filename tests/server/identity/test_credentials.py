@@ -95,11 +95,12 @@ async def callers_of(service: Service, *metadata: tuple[str, str]) -> list[Calle
     def observe(call: OpenCall) -> None:
         seen.append(call.caller)
 
+    # A call ends a moment after its answer: those of earlier tests are not to be seen.
+    await until(lambda: not len(service.server.open_calls))
     observers = service.server.open_calls.observers
     observers.append(observe)
     try:
         assert await by_both(service, *metadata) == OK
-        # A call ends a moment after its answer.
         await until(lambda: len(seen) == 2)
     finally:
         observers.remove(observe)
