@@ -126,6 +126,8 @@ def test_a_run_that_gives_way_leaves_the_cores_to_others(
     graph_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs in the second session, below all other threads, and others run as if alone."""
+    # Also where the tests themselves have a CPU quota.
+    monkeypatch.setattr(onnx, "can_give_way", lambda: True)
     backend = OnnxBackend(graph_path, device="cpu", lanes=2, intra_op_threads=2)
     assert backend.can_give_way
     sessions = backend._sessions
@@ -215,8 +217,11 @@ def test_the_error_of_a_run_that_gives_way_reaches_its_lane() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
-def test_no_run_gives_way_without_the_second_session(graph_path: Path, tmp_path: Path) -> None:
+def test_no_run_gives_way_without_the_second_session(
+    graph_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It cannot be opened, for example because the cache was cleared meanwhile."""
+    monkeypatch.setattr(onnx, "can_give_way", lambda: True)
     copy = tmp_path / "graph"
     shutil.copytree(graph_path.parent, copy)
     backend = OnnxBackend(copy / graph_path.name, device="cpu", lanes=2, intra_op_threads=2)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.machine.cores import available_cores
+from embedgrpc.machine.cores import available_cores, has_quota
 
 
 def _describe(folder: Path, siblings: dict[int, str]) -> Path:
@@ -78,6 +78,17 @@ def test_available_cores(
         cpus=_describe(tmp_path, siblings), cgroups=groups, membership=tmp_path / "membership"
     )
     assert found == wanted
+
+
+@pytest.mark.usefixtures("four_processors")
+@pytest.mark.parametrize(
+    ("quota", "wanted"), [("max 100000", 0), ("400000 100000", 0), ("2000 1000", 1)]
+)
+def test_a_quota_leaves_less_than_all_cores(tmp_path: Path, quota: str, wanted: int) -> None:
+    """One that is as large as the machine takes nothing away."""
+    groups = _write(tmp_path / "cgroup", {"cpu.max": quota})
+    membership = _write(tmp_path, {"membership": "0::/"}) / "membership"
+    assert has_quota(cpus=tmp_path, cgroups=groups, membership=membership) == wanted
 
 
 def test_available_cores_of_this_machine() -> None:

@@ -32,6 +32,20 @@ def available_cores(
     return max(1, min([cores, *_quotas(cgroups, membership)]))
 
 
+def has_quota(
+    *, cpus: Path = _CPUS, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP
+) -> bool:
+    """Return whether a CPU quota leaves less than all cores within the process's affinity.
+
+    Args:
+        cpus: See `available_cores`.
+        cgroups: See `available_cores`.
+        membership: See `available_cores`.
+    """
+    cores = len(processors_by_core(cpus=cpus)) or os.cpu_count() or 1
+    return available_cores(cpus=cpus, cgroups=cgroups, membership=membership) < cores
+
+
 def processors_by_core(*, cpus: Path = _CPUS) -> list[frozenset[int]]:
     """Return the processors of each physical core, within the process's affinity.
 

@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 
+from embedgrpc.machine.cores import has_quota
+
 # A thread of normal priority gets about nine times the CPU time of one with this niceness. With
 # more, threads that compute are suspended while they hold the interpreter lock, and so all others.
 _NICENESS = 10
@@ -25,8 +27,11 @@ def lower_priority() -> None:
 
 
 def can_give_way() -> bool:
-    """Return whether threads can give way to others on this system: on Linux."""
-    return sys.platform == "linux"
+    """Return whether threads can give way to others: on Linux, without a CPU quota.
+
+    What gives way uses up a quota like all else, and then the whole process has to stand still.
+    """
+    return sys.platform == "linux" and not has_quota()
 
 
 def give_way() -> None:

@@ -356,8 +356,8 @@ class Settings(BaseModel):
         default=20,
         description="Maximum duration of a bulk batch while interactive calls arrive, at the speed"
         " of recent batches, unless batches this small would waste more than a fifth of the time."
-        " Without effect where bulk batches give way to calls: on two or three cores, with models"
-        " up to 512 MiB",
+        " Without effect where bulk batches give way to calls: on Linux with one core for each"
+        " lane and no CPU quota, with models up to 512 MiB",
     )
     max_inputs: _Count = Field(
         default=1024,
