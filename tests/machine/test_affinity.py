@@ -78,3 +78,32 @@ def test_threads_are_pinned_and_let_go_again() -> None:
         stop.set()
         thread.join()
     threads.pin(pinned=False)
+
+
+def test_threads_that_move_late_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a session is there before its threads have moved to their cores."""
+    core = frozenset({max(os.sched_getaffinity(0))})
+    present, looked, stop = thread_ids(), threading.Event(), threading.Event()
+    started: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def stay() -> None:
+        started.put(threading.get_native_id())
+        looked.wait(60)
+        os.sched_setaffinity(0, core)
+        stop.wait(60)
+
+    def look() -> set[int]:
+        found = thread_ids()
+        looked.set()
+        return found
+
+    monkeypatch.setattr(affinity, "thread_ids", look)
+    monkeypatch.setattr(affinity, "_MOVE_S_MAX", 60)
+    thread = threading.Thread(target=stay)
+    thread.start()
+    try:
+        number = started.get(timeout=60)
+        assert threads_on([core], but=present)._cores == {number: core}
+    finally:
+        stop.set()
+        thread.join()

@@ -6,11 +6,16 @@ nearly twice as long.
 """
 
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedgrpc.machine.cores import available_cores, processors_by_core
+
+# How long threads that were started may take to move to their cores.
+_MOVE_S_MAX = 1.0
+_MOVE_PAUSE_S = 0.001
 
 
 def core_of_each_thread(threads: int) -> Sequence[frozenset[int]]:
@@ -52,19 +57,25 @@ class PinnedThreads:
 
 
 def threads_on(cores: Collection[frozenset[int]], *, but: Collection[int]) -> PinnedThreads:
-    """Return the threads of this process that are on one of some cores.
+    """Return the threads of this process that are on one of some cores, one for each.
+
+    Threads move there by themselves, some time after they were started. This waits for them.
 
     Args:
         cores: The processors of each core.
         but: The ids of threads that are left out.
     """
-    found = {}
-    for thread in thread_ids() - set(but):
-        with suppress(OSError):
-            core = frozenset(os.sched_getaffinity(thread))
-            if core in cores:
-                found[thread] = core
-    return PinnedThreads(found)
+    until = time.monotonic() + _MOVE_S_MAX
+    while True:
+        found = {}
+        for thread in thread_ids() - set(but):
+            with suppress(OSError):
+                core = frozenset(os.sched_getaffinity(thread))
+                if core in cores:
+                    found[thread] = core
+        if len(found) >= len(cores) or time.monotonic() >= until:
+            return PinnedThreads(found)
+        time.sleep(_MOVE_PAUSE_S)
 
 
 def thread_ids() -> set[int]:
