@@ -33,6 +33,7 @@ from typing import Any
 
 import grpc.aio
 
+from benchmarks.processes import cpu_s
 from embedgrpc.v1 import embedding_service_pb2
 
 _ROOT = Path(__file__).parent.parent
@@ -136,12 +137,6 @@ def _wait_for_addresses(process: "subprocess.Popen[bytes]", log: Path) -> tuple[
         time.sleep(0.05)
 
 
-def _cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process, over its threads."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-
-
 async def _scrape(server: Running) -> None:
     """Read the metrics of a server again and again, as Prometheus does."""
     while True:
@@ -168,9 +163,9 @@ async def _measure(
         for request in left:
             await embed(request, timeout=_TIMEOUT_S, metadata=server.metadata)
 
-    before = _cpu_ns(server.pid)
+    before = cpu_s(server.pid)
     await asyncio.gather(*(work() for _ in range(in_flight)))
-    return (_cpu_ns(server.pid) - before) / len(requests) / 1e3
+    return (cpu_s(server.pid) - before) / len(requests) * 1e6
 
 
 async def _compare(

@@ -24,6 +24,7 @@ from typing import Any
 
 import grpc.aio
 
+from benchmarks.processes import cpu_s
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 
@@ -175,12 +176,6 @@ async def _counted(address: str) -> AsyncIterator[tuple[str, Callable[[], int]]]
         proxy.close()
 
 
-def _cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process, over its threads."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-
-
 async def _compare(
     servers: tuple[tuple[str, int], tuple[str, int]], rounds: int
 ) -> dict[str, list[tuple[_Cost, _Cost]]]:
@@ -197,9 +192,9 @@ async def _compare(
 
             async def measure(side: int, channels: Any = channels, kind: _Kind = kind) -> _Cost:
                 (_, count), (_, pid) = counted[side], servers[side]
-                bytes_before, cpu_before = count(), _cpu_ns(pid)
+                bytes_before, cpu_before = count(), cpu_s(pid)
                 calls = await kind(channels[side])
-                cpu_us = (_cpu_ns(pid) - cpu_before) / 1e3
+                cpu_us = (cpu_s(pid) - cpu_before) * 1e6
                 return _Cost((count() - bytes_before) / calls, cpu_us / calls)
 
             # The first calls fill tables of headers and caches.

@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -27,6 +26,7 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks import workloads
 from benchmarks.doors_server import MODEL
+from benchmarks.processes import cpu_s
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -213,12 +213,6 @@ def _http_sender(path: str, reader: asyncio.StreamReader, writer: asyncio.Stream
     return send
 
 
-def _cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process, over its threads."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-
-
 async def _measure(
     senders: Sequence[_Send], requests: Sequence[Sequence[bytes]], pid: int
 ) -> _Cost:
@@ -228,10 +222,10 @@ async def _measure(
         for request in waiting:
             await send(request)
 
-    cpu_ns, began = _cpu_ns(pid), time.perf_counter()
+    before, began = cpu_s(pid), time.perf_counter()
     await asyncio.gather(*map(work, senders))
     seconds = time.perf_counter() - began
-    return _Cost((_cpu_ns(pid) - cpu_ns) / 1e3 / len(requests), len(requests) / seconds)
+    return _Cost((cpu_s(pid) - before) * 1e6 / len(requests), len(requests) / seconds)
 
 
 async def _compare(

@@ -27,6 +27,7 @@ import grpc.aio
 import uvloop
 
 from benchmarks import workloads
+from benchmarks.processes import cpu_s
 from benchmarks.unary_calls import embed_calls
 
 _ROOT = Path(__file__).parent.parent
@@ -92,12 +93,6 @@ def _running(name: str, folder: Path, *command: str) -> Iterator[_Subject]:
         process.communicate(timeout=60)
 
 
-def _cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process, over its threads."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-
-
 async def _measure(subject: _Subject, channel: grpc.aio.Channel, requests: Sequence[bytes]) -> None:
     call: Any = channel.unary_unary(_METHOD)
     left = iter(requests)
@@ -106,9 +101,9 @@ async def _measure(subject: _Subject, channel: grpc.aio.Channel, requests: Seque
         for request in left:
             await call(request, timeout=_TIMEOUT_S)
 
-    before = _cpu_ns(subject.pid)
+    before = cpu_s(subject.pid)
     await asyncio.gather(*(work() for _ in range(_IN_FLIGHT)))
-    subject.cpu_us.append((_cpu_ns(subject.pid) - before) / 1e3 / len(requests))
+    subject.cpu_us.append((cpu_s(subject.pid) - before) * 1e6 / len(requests))
 
 
 async def _compare(subjects: Sequence[_Subject], requests: Sequence[bytes], rounds: int) -> None:

@@ -88,6 +88,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
             ["| encode | 200 |", "| encode / raw embed_stream |"],
         ),
         (
+            ["int8_speed", "--rounds", "1", "--texts", "8"],
+            ["| about 100 words each | stream |", "| 5 to 16 words | 32 calls in flight |"],
+        ),
+        (
             ["calls_cost", "--rounds", "2"],
             ["| tiny | authentication,", "| MiniLM | authentication,"],
         ),
@@ -104,6 +108,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
         "bursts",
         "bulk",
         "client_encode",
+        "int8_speed",
         "calls_cost",
     ],
 )
