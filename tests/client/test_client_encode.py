@@ -114,7 +114,9 @@ def test_a_stream_that_ends_for_good_leaves_the_vectors_so_far(
 ) -> None:
     """The error tells which texts have one."""
     script.breaks.extend([(12, _GONE)])
-    with pytest.raises(EncodeError, match=r"ended after \d+ of 50 texts: gone") as caught:
+    # gRPC hides the status of a stream that ends while the client sends.
+    why = "(gone|the server ended the stream while the client sent)"
+    with pytest.raises(EncodeError, match=rf"ended after \d+ of 50 texts: {why}") as caught:
         client.encode(_TEXTS, reconnect_s=0)
     error = caught.value
     assert error.code is grpc.StatusCode.UNAVAILABLE
