@@ -247,12 +247,22 @@ async def test_the_line_of_calls_that_end_early(
     backend.release()
 
 
+async def _act(service: Service, lines: Lines, act: Act) -> dict[str, Any]:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await act(service)
+    return await lines.next()
+
+
 async def _check(
     service: Service, lines: Lines, name: str, act: Act, expected: dict[str, Any]
 ) -> None:
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        await act(service)
-    line = await lines.next()
+    line = await _act(service, lines, act)
+    for _ in range(20):
+        # A client cancels its call at the deadline. On a busy machine the server may read that
+        # before its own clock says so, and then a deadline looks like any client that leaves.
+        if (line["status"], expected["status"]) != ("CANCELLED", "DEADLINE_EXCEEDED"):
+            break
+        line = await _act(service, lines, act)
     assert line.pop("total_ms") >= line.pop("queue_ms") >= 0, name
     del line["time"]
     # Which of the two ends a call first is a matter of luck.
