@@ -291,10 +291,11 @@ def test_a_wait_for_inputs_is_not_the_server_s_fault(client: Client) -> None:
 
     def inputs() -> Iterator[str]:
         yield "a"
-        threading.Event().wait(0.3)  # a slow source, not a wait for another thread
+        threading.Event().wait(3)  # a slow source, not a wait for another thread
         yield "b"
 
-    results = list(client.embed_stream(inputs(), batch_size=1, timeout_s=0.1))
+    # On a busy machine a response itself may take a tenth of a second.
+    results = list(client.embed_stream(inputs(), batch_size=1, timeout_s=2))
     assert [result.id for result in results] == ["0", "1"]
 
 
