@@ -151,6 +151,7 @@ class TextTokenizer:
         pieces: list[_Piece] = []
         for index, text in enumerate(texts):
             whole = prompt + text
+            first = len(pieces)
             if len(whole) <= self._piece_characters or self._tokenizer.cut_points is None:
                 pieces.append(_Piece(index, 0, whole))
             else:
@@ -164,7 +165,7 @@ class TextTokenizer:
                 while not cutting.exhausted:
                     pieces.append(_Piece(index, start, cutting.take()))
                     start += len(pieces[-1].text)
-            longest = max(len(one.text) for one in pieces if one.index == index)
+            longest = max(len(one.text) for one in pieces[first:])
             if longest > self._max_characters + len(prompt):
                 raise InputTooLongError(
                     f"texts[{index}] has {longest} characters that can only be tokenized together;"
@@ -182,15 +183,25 @@ class TextTokenizer:
         self, threads: TokenizingThreads, pieces: "Sequence[_Piece]", call: Call
     ) -> list[IntArray]:
         loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[TokenizeResult]] = loop.create_future()
+        found: asyncio.Future[list[IntArray]] = loop.create_future()
 
-        def succeed(outcomes: list[TokenizeResult]) -> None:
+        def succeed(ids: list[IntArray]) -> None:
             if not found.done():
-                found.set_result(outcomes)
+                found.set_result(ids)
 
         def fail(error: EngineError) -> None:
             if not found.done():
                 found.set_exception(error)
+
+        def finish(outcomes: list[TokenizeResult]) -> None:
+            """Go through the outcomes of many texts, on the tokenizing thread."""
+            ids = []
+            for outcome in outcomes:
+                if isinstance(outcome, EngineError):
+                    _call_soon(loop, fail, outcome)
+                    return
+                ids.append(outcome.ids)
+            _call_soon(loop, succeed, ids)
 
         threads.submit(
             Tokenization(
@@ -201,19 +212,18 @@ class TextTokenizer:
                 atomic=False,
                 read_limit=None,
                 wanted=lambda: not found.done(),
-                done=lambda outcomes: _call_soon(loop, succeed, outcomes),
+                done=finish,
                 failed=lambda error: _call_soon(loop, fail, error),
             )
         )
         left_s = call.deadline - time.monotonic()
         try:
             async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
-                outcomes = await found
+                return await found
         except TimeoutError:
             raise DeadlineExpiredError("the deadline passed before the answer") from None
         finally:
             found.cancel()
-        return [_ids_of(outcome) for outcome in outcomes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +243,3 @@ class _Piece:
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: object, argument: object) -> None:
     loop.call_soon_threadsafe(callback, argument)  # type: ignore[arg-type]
-
-
-def _ids_of(outcome: TokenizeResult) -> IntArray:
-    if isinstance(outcome, EngineError):
-        raise outcome
-    return outcome.ids
